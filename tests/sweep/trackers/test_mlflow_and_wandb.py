@@ -67,7 +67,7 @@ RECORD = Record(
 )
 
 
-def show(option: str, epochs: int, *, ends: bool) -> None:
+def send_events(option: str, epochs: int, *, ends: bool) -> None:
     """Send the events of an attempt at the trial of `RECORD`, which may not end."""
     about = RECORD.trial_key, RECORD.task, RECORD.method
     with Tracking([option]) as listener:
@@ -87,57 +87,62 @@ def show(option: str, epochs: int, *, ends: bool) -> None:
             listener(events.TrialFinished(RECORD, 0))
 
 
-def of_mlflow(place: Path) -> Shown:
+def read_mlflow(place: Path) -> Shown:
+    """Read the runs of a directory or a database of MLflow."""
     from mlflow import MlflowClient
 
     uri = place.as_uri() if place.is_dir() else f"sqlite:///{place}"
     client = MlflowClient(uri)
     shown: Shown = {}
     experiment = client.get_experiment_by_name("fake/full")
-    for found in client.search_runs([experiment.experiment_id]):
-        tags = dict(found.data.tags)
+    for mlflow_run in client.search_runs([experiment.experiment_id]):
+        tags = dict(mlflow_run.data.tags)
         run = shown.setdefault(tags["orca_ray.trial_key"], ShownRun())
         run.tags = {name: tags[name] for name in ("task", "method", "phase", "seed")}
-        run.settings = dict(found.data.params)
+        run.settings = dict(mlflow_run.data.params)
         run.status = tags.get("status", "")
-        assert (found.info.status == "KILLED") == (not run.status)
-        for name, value in found.data.metrics.items():
+        assert (mlflow_run.info.status == "KILLED") == (not run.status)
+        for name, value in mlflow_run.data.metrics.items():
             if "/" not in name:
                 run.final[name] = value
                 continue
-            for point in client.get_metric_history(found.info.run_id, name):
+            for point in client.get_metric_history(mlflow_run.info.run_id, name):
                 run.add_point(name, point.step, point.value)
     return shown
 
 
-def of_wandb(place: Path) -> Shown:
+def read_wandb(place: Path) -> Shown:
+    """Read the runs of a directory of Weights & Biases."""
     from wandb.proto.wandb_internal_pb2 import Record as Entry
 
     shown: Shown = {}
-    for path in sorted(
-        place.glob("wandb/offline-run-*/run-*.wandb"),
-        key=lambda path: path.stat().st_mtime_ns,
-    ):
+    logs = place.glob("wandb/offline-run-*/run-*.wandb")
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime_ns):
         run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
-        for data in leveldb_entries(path.read_bytes()):
+        for data in read_leveldb(path.read_bytes()):
             add_wandb_entry(run, Entry.FromString(data))
     return shown
 
 
-def leveldb_entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log in LevelDB's format, after its header of 7 bytes."""
-    at = 7
-    parts = b""
-    while at < len(data):
-        if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
-            at += 32768 - at % 32768
+def read_leveldb(data: bytes) -> Iterator[bytes]:
+    """Yield the entries of a log in LevelDB's format, after its header of 7 bytes.
+
+    A block ends with zeros where no header of 7 bytes fits.
+    """
+    position = 7
+    entry = b""
+    while position < len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
             continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
+        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        position += 7
+        entry += data[position : position + length]
+        position += length
         if kind in (1, 4):  # a whole entry, or the last part of one
-            yield parts
-            parts = b""
+            yield entry
+            entry = b""
 
 
 def add_wandb_entry(run: ShownRun, entry: Any) -> None:
@@ -160,10 +165,10 @@ def add_wandb_entry(run: ShownRun, entry: Any) -> None:
 
 def add_wandb_history(run: ShownRun, entry: Any) -> None:
     """Add the points of an epoch; their step is the value ``STAGE/epoch``."""
-    values = {
-        "/".join([*item.nested_key]) or item.key: json.loads(item.value_json)
-        for item in entry.history.item
-    }
+    values = {}
+    for item in entry.history.item:
+        name = "/".join(item.nested_key) if item.nested_key else item.key
+        values[name] = json.loads(item.value_json)
     for name, value in values.items():
         stage, _, quantity = name.partition("/")
         if quantity and quantity != "epoch":
@@ -171,9 +176,9 @@ def add_wandb_history(run: ShownRun, entry: Any) -> None:
 
 
 CASES: dict[str, tuple[str, Callable[[Path], Shown]]] = {
-    "mlflow in a directory": ("mlflow:{place}", of_mlflow),
-    "mlflow in a database": ("mlflow:sqlite:///{place}", of_mlflow),
-    "wandb": ("wandb:mine", of_wandb),
+    "mlflow in a directory": ("mlflow:{place}", read_mlflow),
+    "mlflow in a database": ("mlflow:sqlite:///{place}", read_mlflow),
+    "wandb": ("wandb:mine", read_wandb),
 }
 """Option of a tracker, and how to read what it wrote."""
 
@@ -199,7 +204,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         with pytest.raises(BlockingIOError):  # nobody has connected
             proxy.accept()
     names = [thread.name for thread in threading.enumerate()]
-    assert [name for name in names if name.startswith("track-")] == []
+    assert not [name for name in names if name.startswith("track-")]
 
 
 def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
@@ -220,11 +225,11 @@ def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> 
     else:
         place.mkdir()
     option = target.format(place=place)
-    show(option, 2, ends=False)
+    send_events(option, 2, ends=False)
     [run] = read(place).values()
     assert run.status == ""
     assert list(run.curves["refine/validation_score"]) == [1, 2]
-    show(option, 4, ends=True)
+    send_events(option, 4, ends=True)
     [(key, run)] = read(place).items()
     assert key == RECORD.trial_key
     assert run.status == "completed"
@@ -236,12 +241,10 @@ def test_an_interrupted_trial_is_shown_as_one_run(name: str, tmp_path: Path) -> 
     }
     for setting, value in SETTINGS.items():
         assert run.settings[setting] == str(value)
-    assert run.curves["refine/validation_score"] == pytest.approx(
-        {epoch: 1 / epoch for epoch in (1, 2, 3, 4)}
-    )
-    assert run.curves["refine/loss"] == pytest.approx(
-        {epoch: 2 / epoch for epoch in (1, 2, 3, 4)}
-    )
+    scores = {1: 1.0, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4}
+    losses = {1: 2.0, 2: 2 / 2, 3: 2 / 3, 4: 2 / 4}
+    assert run.curves["refine/validation_score"] == pytest.approx(scores)
+    assert run.curves["refine/loss"] == pytest.approx(losses)
     expected = {"validation_score": 0.25, "test_score": 0.5, "epochs": 4, "attempts": 2}
     assert expected.items() <= run.final.items()
 

@@ -1,7 +1,4 @@
-"""Trackers: a sweep in TensorBoard, read by its own library.
-
-And a tracker that fails disturbs nothing.
-"""
+"""Trackers: a sweep in TensorBoard, and trackers that fail."""
 
 import json
 import logging
@@ -32,9 +29,10 @@ from tests.sweep.fakes import new_controller, play, take
 from tests.sweep.trackers.shown import Shown, ShownRun
 
 
-def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
-    """Play a sweep of one task and one method, with a trial of which two epochs are
-    reported before it is killed.
+def run_tracked(store: Path, option: str, most: int | None = None) -> list[Record]:
+    """Run a sweep of one task and one method, and return its records.
+
+    With ``most``, one more trial is killed after its second epoch.
     """
     chosen = Overrides(tasks=("pocket/digits",), methods=("nft",))
     with Tracking([option]) as listener:
@@ -58,54 +56,60 @@ def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
     return list(ResultsStore(store).load(controller.sweep).values())
 
 
-def of_tensorboard(place: Path) -> Shown:
-    from tensorboardX.proto.event_pb2 import Event
+START_OF_SESSION = 1
+"""Status of a session that begins: it drops what has its step or a later one."""
 
+
+def read_tensorboard(place: Path) -> Shown:
+    """Read the runs in a directory of TensorBoard."""
     shown: Shown = {}
-    for path in sorted(
-        place.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns
-    ):
+    files = place.rglob("events.out.tfevents.*")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
         assert path.parent.parent == place / "fake/full/pocket/digits/nft"
         run = shown.setdefault(path.parent.name, ShownRun())
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-            if (
-                event.HasField("session_log") and event.session_log.status == 1
-            ):  # START: drops what has these steps
-                run.curves = {
-                    name: {s: v for s, v in c.items() if s < event.step}
-                    for name, c in run.curves.items()
-                }
+        for event in _read_events(path.read_bytes()):
+            if event.session_log.status == START_OF_SESSION:
+                _drop_steps(run, event.step)
             for value in event.summary.value:
-                _tensorboard_value(run, event.step, value)
+                _add_value(run, event.step, value)
     return shown
 
 
-def _tensorboard_value(run: ShownRun, step: int, value: Any) -> None:
-    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+def _read_events(data: bytes) -> Iterator[Any]:
+    from tensorboardX.proto.event_pb2 import Event
 
-    plugin = value.metadata.plugin_data
-    if plugin.plugin_name == "hparams":
-        found = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
-        run.settings.update(
-            {
-                name: str(each.string_value or each.number_value)
-                for name, each in found.items()
-            }
-        )
-        run.tags = {
-            name: run.settings[name]
-            for name in ("task", "method", "phase", "seed")
-            if name in run.settings
+    while data:
+        [length] = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def _drop_steps(run: ShownRun, first: int) -> None:
+    for name, curve in run.curves.items():
+        run.curves[name] = {
+            step: value for step, value in curve.items() if step < first
         }
-        run.status = run.settings.get("status", "")
+
+
+def _add_value(run: ShownRun, step: int, value: Any) -> None:
+    if value.metadata.plugin_data.plugin_name == "hparams":
+        _add_settings(run, value.metadata.plugin_data.content)
     elif value.tag.startswith("final/"):
         run.final[value.tag.removeprefix("final/")] = value.simple_value
     elif value.HasField("simple_value"):
         run.add_point(value.tag, step, value.simple_value)
+
+
+def _add_settings(run: ShownRun, content: bytes) -> None:
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    for name, value in settings.items():
+        run.settings[name] = str(value.string_value or value.number_value)
+    for name in ("task", "method", "phase", "seed"):
+        if name in run.settings:
+            run.tags[name] = run.settings[name]
+    run.status = run.settings.get("status", "")
 
 
 @pytest.fixture(autouse=True)
@@ -114,57 +118,56 @@ def no_thread_is_left(
 ) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     yield
-    assert [
-        each for each in threading.enumerate() if each.name.startswith("track-")
-    ] == []
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("track-")]
 
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(tmp_path: Path) -> None:
     place = tmp_path / "shown"
-    option = f"tensorboard:{place}"
     place.mkdir()
-    assert len(sweep(tmp_path / "store", option, most=2)) == 2
-    assert sorted(run.status for run in of_tensorboard(place).values()) == [
-        "",
-        "completed",
-        "completed",
-    ]
-    records = {record.trial_key: record for record in sweep(tmp_path / "store", option)}
-    assert len(records) == 6
+    option = f"tensorboard:{place}"
+    store = tmp_path / "store"
+    assert len(run_tracked(store, option, most=2)) == 2
+    statuses = [run.status for run in read_tensorboard(place).values()]
+    assert sorted(statuses) == ["", "completed", "completed"]
 
-    shown = of_tensorboard(place)
+    records = {record.trial_key: record for record in run_tracked(store, option)}
+    assert len(records) == 6
+    shown = read_tensorboard(place)
     assert shown.keys() == records.keys()
     for key, record in records.items():
-        agree(shown[key], record)
+        assert_agrees(shown[key], record)
 
 
-def agree(run: ShownRun, record: Record) -> None:
+def assert_agrees(run: ShownRun, record: Record) -> None:
+    """Check that a run shows what its record says."""
     assert run.tags == {
-        name: str(getattr(record, name)) for name in ("task", "method", "phase", "seed")
+        "task": record.task,
+        "method": record.method,
+        "phase": record.phase,
+        "seed": str(record.seed),
     }
     assert run.status == record.status.value
-    wanted = json.loads(record.hyperparameters)
-    assert wanted.keys() <= run.settings.keys()
-    assert float(run.settings["refine.learning_rate"]) == pytest.approx(
-        wanted["refine.learning_rate"]
-    )
+    settings = json.loads(record.hyperparameters)
+    assert settings.keys() <= run.settings.keys()
+    rate = float(run.settings["refine.learning_rate"])
+    assert rate == pytest.approx(settings["refine.learning_rate"])
     curve = run.curves["refine/validation_score"]
     assert list(curve) == list(range(1, record.epochs + 1))
-    assert (
-        min(curve.values())
-        == run.final["validation_score"]
-        == pytest.approx(record.validation_score)
-    )
+    assert run.final["validation_score"] == min(curve.values())
+    assert min(curve.values()) == pytest.approx(record.validation_score)
     assert run.curves["refine/learning_rate"][1] == pytest.approx(1e-3)
     assert run.curves["refine/loss"][1] == 1.0
     assert run.final["epochs"] == record.epochs
-    assert ("test_score" in run.final) == (record.test_score is not None)
-    assert run.final.get("test_score", 0.0) == pytest.approx(record.test_score or 0.0)
+    if record.test_score is None:
+        assert "test_score" not in run.final
+    else:
+        assert run.final["test_score"] == pytest.approx(record.test_score)
 
 
 class Broken(Tracker):
-    """Fails when a run starts, as one whose server cannot be reached."""
+    """Tracker that fails when a run starts, as if no server could be reached."""
 
     def start(self, run: Run) -> None:
         raise ConnectionError(
@@ -181,7 +184,7 @@ class Broken(Tracker):
 
 
 class Slow(Broken):
-    """Waits for ever."""
+    """Tracker that waits until the test has ended."""
 
     def start(self, run: Run) -> None:
         RELEASE.wait()
@@ -192,12 +195,13 @@ RELEASE = threading.Event()
 
 @pytest.fixture
 def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replace the trackers by one that fails and one that waits."""
     RELEASE.clear()
-    made = {
-        name: TrackerKind(name, "PLACE", "json", lambda target, kind=kind: kind())  # type: ignore[misc]
-        for name, kind in (("broken", Broken), ("slow", Slow))
+    replaced = {
+        "broken": TrackerKind("broken", "PLACE", "json", lambda target: Broken()),
+        "slow": TrackerKind("slow", "PLACE", "json", lambda target: Slow()),
     }
-    monkeypatch.setattr(tracking, "all_trackers", lambda: made)
+    monkeypatch.setattr(tracking, "all_trackers", lambda: replaced)
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     yield
     RELEASE.set()
@@ -221,7 +225,7 @@ def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        records = sweep(tmp_path / "store", option)
+        records = run_tracked(tmp_path / "store", option)
     assert len(records) == 6
     [warning] = [entry.getMessage() for entry in caplog.records]
     assert expected in warning

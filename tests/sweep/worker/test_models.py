@@ -1,8 +1,8 @@
-"""Models of a sweep: which stay, what their cards say, and how one that is missing is
-made.
-"""
+"""Models of a sweep: which are kept, and what their cards say."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -38,16 +38,17 @@ from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, make_tiny_spec, make_tiny_text
 
-SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace(
-    "refine.epochs: 3", "refine.epochs: 1"
+SWEEP = (
+    TEXT.replace("search_trials: 3", "search_trials: 1")
+    .replace("refine.epochs: 3", "refine.epochs: 1")
+    .replace("warmup_epochs: 1", "warmup_epochs: 0")
 )
-SWEEP = SWEEP.replace("warmup_epochs: 1", "warmup_epochs: 0")
 TASK = "pocket/wdbc"
 
 pytestmark = pytest.mark.usefixtures("module_home")
 
 
-def confirmed(
+def make_confirmed(
     method: str, seed: int, validation: float, test: float = 0.5, trained: int = 12
 ) -> Record:
     return make_record(
@@ -63,11 +64,14 @@ def confirmed(
 
 
 def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> None:
-    records = [confirmed("lucky", 1, 0.1, 0.9), confirmed("lucky", 2, 0.9, 0.9)]
+    records = [
+        make_confirmed("lucky", 1, 0.1, 0.9),
+        make_confirmed("lucky", 2, 0.9, 0.9),
+    ]
     records += [
-        confirmed("steady", 1, 0.3, 0.9),
-        confirmed("steady", 2, 0.2, 0.9),
-        confirmed("worse", 1, 0.4, 0.0),
+        make_confirmed("steady", 1, 0.3, 0.9),
+        make_confirmed("steady", 2, 0.2, 0.9),
+        make_confirmed("worse", 1, 0.4, 0.0),
     ]
     best = best_of(records)
     assert best is not None
@@ -78,46 +82,51 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
     board = board_of(
         [
-            confirmed("b", 1, 0.1, 0.4),
-            confirmed("a", 1, 0.1, 0.2),
-            confirmed("b", 2, 0.1, 0.6),
+            make_confirmed("b", 1, 0.1, 0.4),
+            make_confirmed("a", 1, 0.1, 0.2),
+            make_confirmed("b", 2, 0.1, 0.6),
         ]
     )
     assert list(board.items()) == [("a", [0.2]), ("b", [0.4, 0.6])]
 
 
+@dataclass(frozen=True)
+class Swept:
+    """A sweep that has run and kept its best model."""
+
+    directory: Path
+    """Directory of the body."""
+    store: Path
+    summary: Summary
+
+
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary]:
-    """Return the directory of the body, the store, and the summary of a sweep that kept
-    its best model.
-    """
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     directory = tmp_path_factory.mktemp("swept")
+    store = directory / "results"
     summary = run_sweep(
         make_tiny_spec(directory, SWEEP),
-        str(directory / "results"),
+        str(store),
         executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
         command="orca-sweep run tiny.yaml",
     )
-    return directory, directory / "results", summary
+    return Swept(directory, store, summary)
 
 
 @pytest.mark.slow
-def test_the_best_model_of_a_task_stays_and_predicts(
-    swept: tuple[Path, Path, Summary],
-) -> None:
-    _, store, summary = swept
-    best = best_of(ResultsStore(store).select({"phase": ["confirm"]}))
+def test_the_best_model_of_a_task_stays_and_predicts(swept: Swept) -> None:
+    best = best_of(ResultsStore(swept.store).select({"phase": ["confirm"]}))
     assert best is not None
-    assert summary.models == {TASK: str(store / "models" / best.trial_key)}
-    assert not summary.missing_models
-    assert [path.name for path in (store / "models").iterdir()] == [best.trial_key]
-    model = load(store / "models" / best.trial_key, device="cpu")
+    folder = swept.store / "models" / best.trial_key
+    assert swept.summary.models == {TASK: str(folder)}
+    assert not swept.summary.missing_models
+    assert list((swept.store / "models").iterdir()) == [folder]
+    model = load(folder, device="cpu")
     test = get_task(TASK).prepare().test
-    assert model.evaluate(test.x, test.y)[model.task.metric] == pytest.approx(
-        best.test_score, abs=1e-9
-    )
-    card = (store / "models" / best.trial_key / "README.md").read_text()
+    score = model.evaluate(test.x, test.y)[model.task.metric]
+    assert score == pytest.approx(best.test_score, abs=1e-9)
+    card = (folder / "README.md").read_text()
     for part in (
         "| orca |",
         "| nft |",
@@ -131,35 +140,34 @@ def test_the_best_model_of_a_task_stays_and_predicts(
 
 @pytest.mark.slow
 def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
-    swept: tuple[Path, Path, Summary], tmp_path: Path
+    swept: Swept, tmp_path: Path
 ) -> None:
     store = tmp_path / "my results"
-    confirms: list[str] = []
+    started_keys: list[str] = []
     messages: list[str] = []
 
     def interrupt(event: Event) -> None:
         if isinstance(event, Message):
             messages.append(event.text)
         elif isinstance(event, TrialStarted) and event.phase == "confirm":
-            confirms.append(event.trial_key)
-            if len(confirms) == 2:
-                Checkpoints(store).save(
-                    "f" * 20, TrialReport(), lambda path: path.touch()
-                )
+            started_keys.append(event.trial_key)
+            if len(started_keys) == 2:
+                key = "f" * 20
+                Checkpoints(store).save(key, TrialReport(), lambda path: path.touch())
                 raise KeyboardInterrupt
 
     summary = run_sweep(
-        make_tiny_spec(swept[0], SWEEP),
+        make_tiny_spec(swept.directory, SWEEP),
         str(store),
         executor=InlineExecutor(),
         keep_models=KeepModels.BEST,
         listener=interrupt,
         command="orca-sweep run tiny.yaml",
     )
-    assert summary.interrupted is True
-    assert summary.time_over is False
+    assert summary.interrupted
+    assert not summary.time_over
     assert summary.models == {}
-    card = (store / "models" / confirms[0] / "README.md").read_text()
+    card = (store / "models" / started_keys[0] / "README.md").read_text()
     assert "orca-sweep run tiny.yaml" in card
     assert "1 seed |" in card
     assert messages[-1].startswith(
@@ -170,66 +178,50 @@ def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
 
 @pytest.mark.slow
 def test_a_finished_sweep_says_which_models_are_missing_and_how_to_make_them(
-    swept: tuple[Path, Path, Summary],
+    swept: Swept,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    directory, store, first = swept
-    (tmp_path / "tiny.yaml").write_text(make_tiny_text(directory, SWEEP))
-    command = [
-        "run",
-        str(tmp_path / "tiny.yaml"),
-        "--executor",
-        "inline",
-        "--results",
-        str(store),
-    ]
+    file = tmp_path / "tiny.yaml"
+    file.write_text(make_tiny_text(swept.directory, SWEEP))
+    results = ["--results", str(swept.store)]
+    command = ["run", str(file), "--executor", "inline", *results]
     assert run([*command, "--keep-models", "best"]) == 0
-    assert f"model of {TASK}: {first.models[TASK]}" in capsys.readouterr().out
+    line = f"model of {TASK}: {swept.summary.models[TASK]}"
+    assert line in capsys.readouterr().out
     assert run([*command, "--keep-models", "all"]) == 0
-    said = capsys.readouterr().out
-    records = ResultsStore(store).select({"phase": ["confirm"]})
-    missing = [each for each in records if not StoredModels(store).has(each.trial_key)]
-    assert len(missing) == 3
-    for each in missing:
-        assert f"reproduce {each.trial_key} --keep-model DIR --results {store}" in said
-    folder = tmp_path / "model"
-    run(
-        [
-            "reproduce",
-            missing[0].trial_key,
-            "--keep-model",
-            str(folder),
-            "--results",
-            str(store),
-        ]
-    )
-    assert str(folder) in capsys.readouterr().err
-    assert load(folder, device="cpu").config.trial == missing[0].trial_key
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis").touch()
-    given = [
-        "reproduce",
-        missing[0].trial_key,
-        "--keep-model",
-        str(tmp_path / "other"),
-        "--results",
-        str(store),
+    printed = capsys.readouterr().out
+    models_of_store = StoredModels(swept.store)
+    records = ResultsStore(swept.store).select({"phase": ["confirm"]})
+    missing_keys = [
+        record.trial_key
+        for record in records
+        if not models_of_store.has(record.trial_key)
     ]
-    assert run(given) == 2
+    assert len(missing_keys) == 3
+    for key in missing_keys:
+        assert f"reproduce {key} --keep-model DIR --results {swept.store}" in printed
+
+    key = missing_keys[0]
+    folder = tmp_path / "model"
+    run(["reproduce", key, "--keep-model", str(folder), *results])
+    assert str(folder) in capsys.readouterr().err
+    assert load(folder, device="cpu").config.trial == key
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis").touch()
+    assert run(["reproduce", key, "--keep-model", str(other), *results]) == 2
     assert "is no model folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_model_that_cannot_be_stored_fails_no_trial(
-    swept: tuple[Path, Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*given: object, **named: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(models, "write_folder", fails)
+    full_disk = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr(models, "write_folder", full_disk)
     summary = run_sweep(
-        make_tiny_spec(swept[0], SWEEP),
+        make_tiny_spec(swept.directory, SWEEP),
         str(tmp_path / "results"),
         executor=InlineExecutor(),
         keep_models=KeepModels.ALL,

@@ -3,8 +3,6 @@ instead of NCCL.
 """
 
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -38,7 +36,7 @@ from orca_ray.training.ranks import ALONE, RankLostError, Ranks
 from tests.session import folder
 from tests.sweep.rank_toys import build
 from tests.sweep.real import make_tiny_spec
-from tests.sweep.worker.test_runner import finish, runner_of
+from tests.sweep.worker.test_runner import finish, make_runner
 
 pytestmark = pytest.mark.slow
 ALL = pytest.mark.exhaustive
@@ -46,7 +44,7 @@ DENSE = Target("dense", shape=(16,))
 
 
 @contextmanager
-def started(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
+def start_ranks(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
     """Start ranks, and give the first one's trainer; at the end no process is left."""
     processes = RankProcesses(size, build)
     try:
@@ -56,7 +54,7 @@ def started(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
     assert multiprocessing.active_children() == []
 
 
-def step_of(processes: RankProcesses, trainer: Any) -> Any:
+def step_together(processes: RankProcesses, trainer: Any) -> Any:
     """Run one step with all ranks; raises the cause of a failure."""
     try:
         processes.join(trainer)
@@ -68,21 +66,17 @@ def step_of(processes: RankProcesses, trainer: Any) -> Any:
 def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause() -> (
     None
 ):
-    with started(3, build) as (processes, toy):
-        step_of(processes, toy)
+    with start_ranks(3, build) as (processes, toy):
+        step_together(processes, toy)
         assert toy.counted == [6, 6, 6]
-        step_of(processes, toy)
+        step_together(processes, toy)
         assert toy.counted == [7, 7, 7]
-        [second] = [
-            each
-            for each in multiprocessing.active_children()
-            if each.name == "rank 2 of 3"
-        ]
-        os.kill(second.pid or 0, signal.SIGKILL)
+        ranks = {process.name: process for process in multiprocessing.active_children()}
+        ranks["rank 2 of 3"].kill()
         with pytest.raises(
             RankFailedError, match=r"^rank 2 of 3 ended by SIGKILL$"
         ) as raised:
-            step_of(processes, toy)
+            step_together(processes, toy)
         assert raised.value.status is Status.LOST
         with pytest.raises(RankLostError):
             processes.check()
@@ -107,9 +101,9 @@ def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause()
 def test_the_error_of_a_rank_is_that_of_the_trial(
     failures: dict[str, Any], status: Status, text: str
 ) -> None:
-    with started(2, partial(build, **failures)) as (processes, toy):
+    with start_ranks(2, partial(build, **failures)) as (processes, toy):
         with pytest.raises(RankFailedError, match=f"^rank 1 of 2: {text}$") as raised:
-            step_of(processes, toy)
+            step_together(processes, toy)
         assert raised.value.status is status
 
 
@@ -124,7 +118,7 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
     assert alive == []
 
 
-def tiny(
+def start_tiny(
     ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]
 ) -> TrialTrainer:
     task = tiny_task(target, (1, 16) if target.kind == "dense" else (2, 16))
@@ -139,7 +133,7 @@ def tiny(
     )
 
 
-def numbers(progress: EpochProgress) -> list[float]:
+def list_numbers(progress: EpochProgress) -> list[float]:
     """Return loss, distance and score; -1 if there is none."""
     values = (progress.loss, progress.distance, progress.validation_score)
     return [-1.0 if value is None else value for value in values]
@@ -189,20 +183,21 @@ def test_ranks_reach_the_scores_of_one_process(
     changes: dict[str, Scalar],
 ) -> None:
     make = partial(
-        tiny,
+        start_tiny,
         body=save_bert(tmp_path / "bert"),
         method=method,
         target=target,
         changes=changes,
     )
     alone = make(ALONE)
-    with started(size, make) as (processes, together):
+    with start_ranks(size, make) as (processes, together):
         while not alone.done:
             expected = alone.step()
-            found = step_of(processes, together)
-            assert found.stage == expected.stage
-            assert found.epoch == expected.epoch
-            assert numbers(found) == pytest.approx(numbers(expected), rel=1e-4)
+            progress = step_together(processes, together)
+            assert progress.stage == expected.stage
+            assert progress.epoch == expected.epoch
+            numbers = list_numbers(progress)
+            assert numbers == pytest.approx(list_numbers(expected), rel=1e-4)
     assert together.done
     one = alone.result()
     several = together.result()
@@ -214,17 +209,13 @@ def test_ranks_reach_the_scores_of_one_process(
 def test_a_trial_whose_rank_dies_is_lost_with_a_checkpoint(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trials ask for GPUs, and get CPUs."""
+    """The trial asks for two GPUs, and gets CPUs."""
     monkeypatch.setattr(trial_runner, "device_for", lambda trial: "cpu")
-    plans = plan_searches(
-        make_tiny_spec(folder()),
-        {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint},
-        gpus=False,
-    )
+    fingerprints = {"pocket/wdbc": get_task("pocket/wdbc").prepare().fingerprint}
+    plans = plan_searches(make_tiny_spec(folder()), fingerprints, gpus=False)
     plan = next(plan for plan in plans if plan.method == "nft")
-    trial = replace(
-        plan.trial({"refine.batch_size": 32}, 1, "confirm"), resources=Resources(1, 2.0)
-    )
+    trial = plan.trial({"refine.batch_size": 32}, 1, "confirm")
+    trial = replace(trial, resources=Resources(1, 2.0))
     save = Checkpoints.save
     saves = 0
 
@@ -234,11 +225,11 @@ def test_a_trial_whose_rank_dies_is_lost_with_a_checkpoint(
         saves += 1
         if saves == 9:
             [rank] = multiprocessing.active_children()
-            os.kill(rank.pid or 0, signal.SIGKILL)
+            rank.kill()
             time.sleep(1.0)  # the next checkpoint would be in time
 
     monkeypatch.setattr(Checkpoints, "save", save_and_kill)
-    _, failed = finish(runner_of(trial, tmp_path, checkpoint_seconds=0.0))
+    _, failed = finish(make_runner(trial, tmp_path, checkpoint_seconds=0.0))
     assert failed.status is Status.LOST
     assert failed.error == "RankFailedError: rank 1 of 2 ended by SIGKILL"
     assert multiprocessing.active_children() == []

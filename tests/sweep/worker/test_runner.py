@@ -1,13 +1,10 @@
-"""Trials of a worker.
+"""Trials of a worker, and their files: checkpoints and outcomes."""
 
-Checkpoints and outcomes: versions, foreign files, deletion, and a disk that is nearly
-full.
-"""
-
-import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
-from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
+from orca_ray.sweep.plan.trial_spec import Phase, Resources, TrialSpec
 from orca_ray.sweep.worker import checkpoints, staging
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
@@ -48,11 +45,13 @@ def plans(module_home: Path) -> dict[str, SearchPlan]:
     }
 
 
-def runner_of(trial: TrialSpec, store: Path, **settings: Any) -> TrialRunner:
+def make_runner(trial: TrialSpec, store: Path, **settings: Any) -> TrialRunner:
+    """Return the runner of a trial; ``settings`` are those of its worker."""
     return TrialRunner(trial, WorkerSettings(str(store), **settings))
 
 
 def finish(runner: TrialRunner) -> tuple[list[EpochProgress], TrialReport]:
+    """Run a trial to its end, and return its epochs and its last report."""
     points: list[EpochProgress] = []
     while True:
         report = runner.step()
@@ -61,56 +60,71 @@ def finish(runner: TrialRunner) -> tuple[list[EpochProgress], TrialReport]:
             return points, report
 
 
-def facts(points: Sequence[EpochProgress]) -> list[EpochProgress]:
-    return [dataclasses.replace(point, seconds=0.0) for point in points]
+def drop_seconds(points: Sequence[EpochProgress]) -> list[EpochProgress]:
+    """Return epochs without their durations, which differ from run to run."""
+    return [replace(point, seconds=0.0) for point in points]
 
 
-def outcome_of(report: TrialReport) -> Outcome:
+def get_outcome(report: TrialReport) -> Outcome:
     assert report.outcome is not None, report
     return report.outcome
 
 
-def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]:
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a completed trial."""
+
+    validation: float | None
+    test: float | None
+    best_epoch: int | None
+
+
+def get_scores(report: TrialReport) -> Scores:
+    """Return the scores in the last report of a trial, which must have completed."""
     assert report.status is Status.COMPLETED, report
-    outcome = outcome_of(report)
-    return outcome.validation_score, outcome.test_score, outcome.best_epoch
+    outcome = get_outcome(report)
+    return Scores(outcome.validation_score, outcome.test_score, outcome.best_epoch)
 
 
-def test_every_report_tells_what_the_trial_has_come_to(
-    plans: dict[str, SearchPlan], tmp_path: Path
+@pytest.mark.parametrize("phase", ["search", "confirm"])
+def test_every_report_has_the_outcome_so_far(
+    plans: dict[str, SearchPlan], tmp_path: Path, phase: Phase
 ) -> None:
-    plan = plans["orca"]
-    for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
-        (tmp_path / trial.phase).mkdir()
-        runner = runner_of(trial, tmp_path / trial.phase)
-        assert runner.step().progress == (), "data are staged first"
-        reports = [runner.step() for _ in range(5)]
-        assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
-            ("align", 1),
-            ("align", 2),
-            ("refine", 1),
-            ("refine", 2),
-            ("refine", 3),
-        ]
-        outcomes = [outcome_of(report) for report in reports]
-        assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
-        assert all(outcome.num_parameters > 0 for outcome in outcomes)
-        assert outcomes[1].distance_after is not None
-        assert (outcomes[-1].test_score is not None) is (trial.phase == "confirm")
-        assert TrialReport.from_json(reports[-1].to_json()) == reports[-1]
+    runner = make_runner(plans["orca"].trial({}, 1, phase), tmp_path)
+    assert runner.step().progress == (), "data are staged first"
+    reports = [runner.step() for _ in range(5)]
+    points = [point for report in reports for point in report.progress]
+    assert [(point.stage, point.epoch) for point in points] == [
+        ("align", 1),
+        ("align", 2),
+        ("refine", 1),
+        ("refine", 2),
+        ("refine", 3),
+    ]
+    outcomes = [get_outcome(report) for report in reports]
+    assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
+    assert all(outcome.num_parameters > 0 for outcome in outcomes)
+    assert outcomes[1].distance_after is not None
+    has_test_score = outcomes[-1].test_score is not None
+    assert has_test_score is (phase == "confirm")
+    assert TrialReport.from_json(reports[-1].to_json()) == reports[-1]
+
+
+def make_actor(store: Path) -> TrialActor:
+    """Return an actor that Ray Tune has not initialised."""
+    actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(store))))
+    actor._trial_info = None  # Tune's initialiser would set it
+    return actor
 
 
 def test_the_first_report_of_an_actor_says_that_data_are_staged(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time limit of a trial counts from it on, so that a node that has just joined
-    may stage for long.
-    """
+    """The time limit of a trial begins there: a new node may stage for long."""
     asked: list[StagingRequest] = []
     monkeypatch.setattr(staging, "stage", lambda request, _: asked.append(request))
     trial = plans["nft"].trial({}, 1, "confirm")
-    actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
-    actor._trial_info = None
+    actor = make_actor(tmp_path)
     actor.setup({"trial": trial.to_json()})
     monkeypatch.setattr(staging, "_staged", set())
     report = TrialReport.from_json(actor.step()["report"])
@@ -121,10 +135,9 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     assert report.worker.node
     points, _ = finish(actor._runner)
     assert [point.epoch for point in points] == [1, 2, 3]
-    assert len(asked) == 1, "it is staged by then"
-    actor.reset_config(
-        {"trial": dataclasses.replace(trial, data_fingerprint="0" * 16).to_json()}
-    )
+    assert len(asked) == 1, "the data are staged once"
+    of_other_data = replace(trial, data_fingerprint="0" * 16)
+    actor.reset_config({"trial": of_other_data.to_json()})
     with pytest.raises(StagingError):
         actor.step()
 
@@ -132,44 +145,52 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
 def test_under_the_paper_protocol_epochs_are_selected_on_test(
     plans: dict[str, SearchPlan], tmp_path: Path
 ) -> None:
-    held_out = plans["nft"].trial({}, 1, "confirm")
-    _, report = finish(
-        runner_of(dataclasses.replace(held_out, protocol="paper"), tmp_path)
-    )
-    validation, test, _ = scores(report)
-    assert validation == test
-    assert PAPER_NOTE in str(outcome_of(report).notes)
-    assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
-    validation, test, _ = scores(finish(runner_of(held_out, tmp_path))[1])
-    assert validation != test
+    trial = plans["nft"].trial({}, 1, "confirm")
+    _, report = finish(make_runner(replace(trial, protocol="paper"), tmp_path))
+    scores = get_scores(report)
+    assert scores.validation == scores.test
+    assert PAPER_NOTE in str(get_outcome(report).notes)
+    assert "; " not in PAPER_NOTE, "it separates the notes of a record"
+
+
+def test_under_the_held_out_protocol_epochs_are_selected_on_validation(
+    plans: dict[str, SearchPlan], tmp_path: Path
+) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    _, report = finish(make_runner(trial, tmp_path))
+    scores = get_scores(report)
+    assert scores.validation != scores.test
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """A trial that ran without an interruption."""
+
+    trial: TrialSpec
+    points: list[EpochProgress]
+    scores: Scores
 
 
 @pytest.fixture(scope="module")
 def whole(
     plans: dict[str, SearchPlan], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TrialSpec, Any, Any]:
-    """A trial, the epochs of its run without an interruption, and its scores."""
+) -> WholeRun:
     trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
+    home = session.new_home(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "ORCA_RAY_HOME", str(session.new_home(tmp_path_factory.mktemp("home")))
-        )
-        points, report = finish(runner_of(trial, tmp_path_factory.mktemp("results")))
-    return trial, facts(points), scores(report)
+        patch.setenv("ORCA_RAY_HOME", str(home))
+        points, report = finish(make_runner(trial, tmp_path_factory.mktemp("results")))
+    return WholeRun(trial, drop_seconds(points), get_scores(report))
 
 
 @pytest.mark.slow
 def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
-    whole: tuple[TrialSpec, Any, Any],
+    whole: WholeRun,
     own_home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Checkpoints are written by time, also between the steps of an epoch.
-
-    The kill is in the first refine epoch.
-    """
-    trial, *expected = whole
+    """The kill is in the first refine epoch, after a checkpoint within it."""
     saves = list[int]()
     steps = list[int]()
     save = Checkpoints.save
@@ -188,25 +209,28 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
         steps.append(1)
         update(loop, learning_rate)
 
-    first = runner_of(trial, tmp_path, checkpoint_seconds=0.0)
+    first = make_runner(whole.trial, tmp_path, checkpoint_seconds=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
             finish(first)
     monkeypatch.setattr(RefineLoop, "_update", count_steps)
-    points, report = finish(runner_of(trial, tmp_path))
-    assert [facts(points), scores(report)] == expected
-    whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
-    assert len(steps) == whole_steps - 7, "steps before the kill were repeated"
+    points, report = finish(make_runner(whole.trial, tmp_path))
+    assert drop_seconds(points) == whole.points
+    assert get_scores(report) == whole.scores
+    num_samples = len(get_task("pocket/wdbc").prepare().train)
+    steps_of_epoch = math.ceil(num_samples / 16)
+    steps_of_trial = whole.trial.epochs * steps_of_epoch
+    assert len(steps) == steps_of_trial - 7, "steps before the kill are not repeated"
 
 
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(
     plans: dict[str, SearchPlan], tmp_path: Path
 ) -> None:
     trial = plans["nft"].trial({}, 1, "confirm")
-    points, report = finish(runner_of(trial, tmp_path))
-    again, last = finish(runner_of(trial, tmp_path))
-    assert facts(again) == facts(points)
+    points, report = finish(make_runner(trial, tmp_path))
+    again, last = finish(make_runner(trial, tmp_path))
+    assert drop_seconds(again) == drop_seconds(points)
     assert last.outcome == report.outcome
 
 
@@ -214,18 +238,24 @@ def test_a_trial_starts_from_the_model_of_another(
     plans: dict[str, SearchPlan], tmp_path: Path
 ) -> None:
     def run(**values: Scalar) -> TrialReport:
-        trial = plans["nft"].trial(
-            {"refine.epochs": 1, "refine.warmup_epochs": 0, **values}, 1, "confirm"
-        )
-        return finish(runner_of(trial, tmp_path, keep_models=KeepModels.ALL))[1]
+        """Run a trial that hardly changes its network."""
+        short: dict[str, Scalar] = {
+            "refine.epochs": 1,
+            "refine.warmup_epochs": 0,
+            "refine.learning_rate": 1e-9,
+        }
+        trial = plans["nft"].trial({**short, **values}, 1, "confirm")
+        _, report = finish(make_runner(trial, tmp_path, keep_models=KeepModels.ALL))
+        return report
 
     first = plans["nft"].trial({"refine.epochs": 4}, 1, "confirm")
-    _, before = finish(runner_of(first, tmp_path, keep_models=KeepModels.ALL))
-    still: dict[str, Scalar] = {"refine.learning_rate": 1e-9}
-    after = run(**still, **{"refine.start": first.key})
-    assert outcome_of(after).test_score == outcome_of(before).test_score
-    assert outcome_of(run(**still)).test_score != outcome_of(before).test_score
-    missing = run(**still, **{"refine.start": "0" * 20})
+    _, before = finish(make_runner(first, tmp_path, keep_models=KeepModels.ALL))
+    score_before = get_outcome(before).test_score
+    continued = run(**{"refine.start": first.key})
+    assert get_outcome(continued).test_score == score_before
+    from_the_body = run()
+    assert get_outcome(from_the_body).test_score != score_before
+    missing = run(**{"refine.start": "0" * 20})
     assert missing.status is Status.FAILED_USER
     assert "is not in the results store" in str(missing.error)
 
@@ -234,80 +264,85 @@ def test_a_trial_starts_from_the_model_of_another(
 def test_a_warm_actor_scores_like_a_fresh_one(
     plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Deterministic trials, after an equal one that ran with two threads."""
+    """The trials are deterministic; before them, the actor ran with two threads."""
 
-    def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
-        while not (report := TrialReport.from_json(actor.step()["report"])).done:
-            pass
-        return scores(report)
+    def run(actor: TrialActor) -> Scores:
+        report = TrialReport.from_json(actor.step()["report"])
+        while not report.done:
+            report = TrialReport.from_json(actor.step()["report"])
+        return get_scores(report)
 
+    two_threads = Resources(cpus=2.0)
     usual = [
-        plans["orca"].trial({}, 1, "confirm"),
-        plans["nft"].trial({}, 2, "confirm"),
+        replace(plans["orca"].trial({}, 1, "confirm"), resources=two_threads),
+        replace(plans["nft"].trial({}, 2, "confirm"), resources=two_threads),
     ]
-    earlier, *_ = usual = [
-        dataclasses.replace(trial, resources=Resources(cpus=2.0)) for trial in usual
-    ]
-    trials = [dataclasses.replace(trial, deterministic=True) for trial in usual]
+    deterministic = [replace(trial, deterministic=True) for trial in usual]
     monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path / "home")))
     (tmp_path / "warm").mkdir()
-    warm = TrialActor.__new__(
-        make_trainable("Actor", WorkerSettings(str(tmp_path / "warm")))
-    )
-    warm._trial_info = None  # the attribute that its __init__ would set
-    warm.setup({"trial": earlier.to_json()})
+    warm = make_actor(tmp_path / "warm")
+    warm.setup({"trial": usual[0].to_json()})
     run(warm)
-    found = []
-    for trial in trials:
+    warm_scores = []
+    for trial in deterministic:
         assert warm.reset_config({"trial": trial.to_json()})
-        found.append(run(warm))
-    monkeypatch.setenv(
-        "ORCA_RAY_HOME", str(session.new_home(tmp_path / "another"))
-    )  # without these alignments
-    assert found == [scores(finish(runner_of(trial, tmp_path))[1]) for trial in trials]
+        warm_scores.append(run(warm))
+    home_without_alignments = session.new_home(tmp_path / "another")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(home_without_alignments))
+    for trial, scores in zip(deterministic, warm_scores, strict=True):
+        _, report = finish(make_runner(trial, tmp_path))
+        assert get_scores(report) == scores
 
 
 @pytest.mark.slow
-def test_bad_trials_end_in_a_status_and_say_why(
+def test_a_trial_of_other_data_is_lost_and_not_failed(
     plans: dict[str, SearchPlan], tmp_path: Path
 ) -> None:
     good = plans["nft"].trial({}, 1, "search")
-    report = runner_of(
-        dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path
-    ).step()
-    assert report.status is Status.LOST  # the node's failure, not the trial's
+    report = make_runner(replace(good, data_fingerprint="0" * 16), tmp_path).step()
+    assert report.status is Status.LOST, "it is a failure of the node"
     assert "data prepare pocket/wdbc" in str(report.error)
     assert report.outcome is None
-    _, report = finish(
-        runner_of(dataclasses.replace(good, body="/no/such/body"), tmp_path)
-    )
+
+
+@pytest.mark.slow
+def test_a_trial_without_its_body_fails(
+    plans: dict[str, SearchPlan], tmp_path: Path
+) -> None:
+    good = plans["nft"].trial({}, 1, "search")
+    _, report = finish(make_runner(replace(good, body="/no/such/body"), tmp_path))
     assert report.status is Status.FAILED_USER
-    diverging = plans["nft"].trial(
-        {"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search"
-    )
-    _, report = finish(runner_of(diverging, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_fails_with_an_outcome(
+    plans: dict[str, SearchPlan], tmp_path: Path
+) -> None:
+    values: dict[str, Scalar] = {"refine.learning_rate": 1e30, "refine.clip": 0.0}
+    diverging = plans["nft"].trial(values, 1, "search")
+    _, report = finish(make_runner(diverging, tmp_path))
     assert report.status is Status.FAILED_NAN
-    assert outcome_of(report).num_parameters > 0
+    assert get_outcome(report).num_parameters > 0
 
 
-def test_classification() -> None:
-    allocator = RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
-    )
-    errors = [
-        torch.OutOfMemoryError("cuda"),
-        MemoryError(),
-        allocator,
-        NotFiniteError("loss"),
-        UserError("x"),
-    ]
-    expected = [
-        *[Status.FAILED_OOM] * 3,
-        Status.FAILED_NAN,
-        Status.FAILED_USER,
-        Status.FAILED_CODE,
-    ]
-    assert [classify(error) for error in (*errors, RuntimeError("x"))] == expected
+ALLOCATION = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("cuda"), Status.FAILED_OOM),
+        (MemoryError(), Status.FAILED_OOM),
+        (ALLOCATION, Status.FAILED_OOM),
+        (NotFiniteError("loss"), Status.FAILED_NAN),
+        (UserError("x"), Status.FAILED_USER),
+        (RuntimeError("x"), Status.FAILED_CODE),
+    ],
+)
+def test_an_error_has_a_status(error: Exception, status: Status) -> None:
+    assert classify(error) is status
 
 
 def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
@@ -315,10 +350,10 @@ def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    runner = runner_of(
+    runner = make_runner(
         plans["nft"].trial({}, 1, "confirm"), blocked, checkpoint_seconds=0.0
     )
-    scores(finish(runner)[1])
+    get_scores(finish(runner)[1])
 
 
 KEY = "0123456789abcdef0123"
@@ -336,21 +371,28 @@ RUNNING = TrialReport(progress=(POINT,))
 ENDED = TrialReport(progress=(POINT,), status=Status.COMPLETED)
 
 
-def writes(content: bytes) -> Callable[[Path], None]:
+def make_writer(content: bytes) -> Callable[[Path], None]:
+    """Return a function that writes a state to a path."""
+
     def write(path: Path) -> None:
         path.write_bytes(content)
 
     return write
 
 
-def restored(store: Checkpoints, key: str = KEY) -> bytes | None:
-    found: list[bytes] = []
+def restore(store: Checkpoints, key: str = KEY) -> bytes | None:
+    """Return the state of a running trial, or None if it has no checkpoint."""
+    states: list[bytes] = []
 
     def read(path: Path) -> bool:
-        found.append(path.read_bytes())
+        states.append(path.read_bytes())
         return True
 
-    return found[0] if store.restore(key, read) == RUNNING else None
+    report = store.restore(key, read)
+    if report != RUNNING:
+        return None
+    [state] = states
+    return state
 
 
 @pytest.mark.parametrize(
@@ -360,93 +402,109 @@ def test_state_and_outcome_come_back(
     tmp_path: Path, place: str, request: pytest.FixtureRequest
 ) -> None:
     where = str(tmp_path) if place == "a directory" else request.getfixturevalue("uri")
-    # several parts of an upload
     store = Checkpoints(where)
-    state = b"weights\n" * 3_000_000
-    assert restored(store) is None
+    state = b"weights\n" * 3_000_000  # an upload of several parts
+    assert restore(store) is None
     assert store.outcome(KEY) is None
-    store.save(KEY, RUNNING, writes(state))
+    store.save(KEY, RUNNING, make_writer(state))
     store.save_outcome(OTHER, ENDED)
     again = Checkpoints(where)
-    assert restored(again) == state
+    assert restore(again) == state
     assert again.outcome(OTHER) == ENDED
-    assert again.restore(KEY, lambda path: False) is None, (
-        "a state that is not accepted counts as missing"
-    )
+    refused = again.restore(KEY, lambda path: False)
+    assert refused is None, "a state that is not accepted counts as missing"
     again.remove(KEY)
     assert open_folder(where).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]
 
 
-def test_files_of_another_version_or_trial_are_never_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def store(tmp_path: Path) -> Checkpoints:
+    """Checkpoints with a state and an outcome of the trial `KEY`."""
+    checkpoints_of_trial = Checkpoints(tmp_path)
+    checkpoints_of_trial.save(KEY, RUNNING, make_writer(b"weights"))
+    checkpoints_of_trial.save_outcome(KEY, ENDED)
+    return checkpoints_of_trial
+
+
+@pytest.mark.parametrize(("name", "value"), [("__version__", "99.0"), ("SCHEMA", 99)])
+def test_files_of_another_version_are_never_taken(
+    store: Checkpoints, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Checkpoints(tmp_path)
-    store.save(KEY, RUNNING, writes(b"weights"))
-    store.save_outcome(KEY, ENDED)
-    for name, value in {"__version__": "99.0", "SCHEMA": 99}.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, name, value)
-            assert restored(store) is None
-            assert store.outcome(KEY) is None, name
-    files = {path: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
-    for path, content in files.items():
-        path.with_stem(OTHER).write_bytes(content)
-    assert restored(store, OTHER) is None
-    assert store.outcome(OTHER) is None, "files of another trial"
-    for length, end in ((50, b""), (0, b"[1]\n")):  # torn files, and foreign ones
-        for path, content in files.items():
-            path.write_bytes(content[:length] + end)
-        assert restored(store) is None
-        assert store.outcome(KEY) is None, length
+    monkeypatch.setattr(checkpoints, name, value)
+    assert restore(store) is None
+    assert store.outcome(KEY) is None
 
 
-def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path)
-    store.remove(KEY)  # there is no directory yet
-    for key in (KEY, OTHER):
-        store.save(key, RUNNING, writes(b"weights"))
-        store.save_outcome(key, ENDED)
+def test_files_of_another_trial_are_never_taken(
+    store: Checkpoints, tmp_path: Path
+) -> None:
+    for path in list((tmp_path / "checkpoints").iterdir()):
+        path.rename(path.with_stem(OTHER))
+    assert restore(store, OTHER) is None
+    assert store.outcome(OTHER) is None
+
+
+@pytest.mark.parametrize(("length", "end"), [(50, b""), (0, b"[1]\n")])
+def test_torn_and_foreign_files_are_never_taken(
+    store: Checkpoints, tmp_path: Path, length: int, end: bytes
+) -> None:
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:length] + end)
+    assert restore(store) is None
+    assert store.outcome(KEY) is None
+
+
+def list_names(directory: Path, pattern: str = "*") -> list[str]:
+    """Return the sorted names of the files in a directory."""
+    return sorted(path.name for path in directory.glob(pattern))
+
+
+def test_removing_takes_all_files_of_a_trial_and_no_others(
+    store: Checkpoints, tmp_path: Path
+) -> None:
+    store.save(OTHER, RUNNING, make_writer(b"weights"))
+    store.save_outcome(OTHER, ENDED)
     directory = tmp_path / "checkpoints"
-    for name in (
-        f"{KEY}.pt",
-        f"{KEY}.curve.json",
-        f".tmp-{'0' * 32}-{KEY}.state",
-    ):  # of earlier versions, of a kill
-        (directory / name).touch()
+    for name_of_earlier_version in (f"{KEY}.pt", f"{KEY}.curve.json"):
+        (directory / name_of_earlier_version).touch()
+    left_by_a_kill = directory / f".tmp-{'0' * 32}-{KEY}.state"
+    left_by_a_kill.touch()
     store.remove(KEY)
     store.remove_directory()
-    assert sorted(path.name for path in directory.iterdir()) == [
-        f"{OTHER}.outcome",
-        f"{OTHER}.state",
-    ]
+    assert list_names(directory) == [f"{OTHER}.outcome", f"{OTHER}.state"]
     store.remove(KEY, OTHER)
     store.remove_directory()
     assert not directory.exists()
 
 
+def test_nothing_is_removed_from_a_store_without_checkpoints(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).remove(KEY)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_nearly_full_disk_keeps_room_for_records_and_states_of_running_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """States of ended trials and old states are deleted for a new one."""
     store = Checkpoints(tmp_path)
-    keys = [f"{number:020x}" for number in range(4)]
-    for key in keys:
-        store.save(key, RUNNING, writes(b"weights"))
-    store.save_outcome(keys[1], ENDED)
+    running, ended, abandoned, growing = (f"{number:020x}" for number in range(4))
+    for key in (running, ended, abandoned, growing):
+        store.save(key, RUNNING, make_writer(b"weights"))
+    store.save_outcome(ended, ENDED)
     directory = tmp_path / "checkpoints"
-    os.utime(directory / f"{keys[2]}.state", (0, 0))
+    os.utime(directory / f"{abandoned}.state", (0, 0))
     usage = shutil.disk_usage(tmp_path)
-    found = iter([2**31 - 1] * 3)
+    free_bytes = iter([2**31 - 1] * 3)
+    room_later = 2**40
     monkeypatch.setattr(
-        shutil, "disk_usage", lambda _: usage._replace(free=next(found, 2**40))
+        shutil,
+        "disk_usage",
+        lambda path: usage._replace(free=next(free_bytes, room_later)),
     )
-    with pytest.raises(
-        UserError, match=r"2\.0 GiB free, less than the 2 GiB that are kept for records"
-    ):
-        store.save(keys[3], RUNNING, writes(b"new"))
-    assert sorted(path.name for path in directory.glob("*.state")) == [
-        f"{keys[0]}.state",
-        f"{keys[3]}.state",
-    ]
-    assert restored(store, keys[3]) == b"weights"
-    store.save(keys[3], RUNNING, writes(b"new"))
-    assert restored(store, keys[3]) == b"new"
+    message = r"2\.0 GiB free, less than the 2 GiB that are kept for records"
+    with pytest.raises(UserError, match=message):
+        store.save(growing, RUNNING, make_writer(b"new"))
+    assert list_names(directory, "*.state") == [f"{running}.state", f"{growing}.state"]
+    assert restore(store, growing) == b"weights"
+    store.save(growing, RUNNING, make_writer(b"new"))
+    assert restore(store, growing) == b"new"

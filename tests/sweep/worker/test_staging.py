@@ -1,10 +1,10 @@
-"""Staging on one node, and which node stages which task: copies, origins, damaged
-files, nodes that cannot or die.
-"""
+"""Staging of data and bodies on one node, and on the nodes of a cluster."""
 
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,7 @@ REQUEST = StagingRequest(
 )
 
 
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let another node stage the task and publish it.
 
     Return the URI of the shared folder.
@@ -48,7 +48,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_node_without_data_copies_what_another_has_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
-    uri = published(tmp_path, monkeypatch)
+    uri = publish(tmp_path, monkeypatch)
     monkeypatch.setattr(
         Task, "fetch", lambda *_, **__: pytest.fail("fetched from the origin")
     )
@@ -60,25 +60,22 @@ def test_a_node_without_data_copies_what_another_has_published(
 def test_damaged_data_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path, share: bool
 ) -> None:
-    uri = published(tmp_path, monkeypatch) if share else None
+    uri = publish(tmp_path, monkeypatch) if share else None
     WDBC.prepare()
     array = WDBC.prepared_directory() / "train_x.npy"
     good = array.read_bytes()
-    array.write_bytes(
-        good[:-4] + b"\0\0\0\1"
-    )  # as long as before, so that only the hash differs
+    array.write_bytes(good[:-4] + b"\0\0\0\1")  # only the hash differs
     messages: list[str] = []
     stage(REQUEST, uri, messages.append)
     assert array.read_bytes() == good
-    assert (
-        bool(messages) is not share
-    )  # only what is prepared from the origin is worth a message
+    is_prepared_again = not share
+    assert bool(messages) is is_prepared_again
 
 
 def test_a_damaged_copy_is_not_taken_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
-    uri = published(tmp_path, monkeypatch)
+    uri = publish(tmp_path, monkeypatch)
     copy = next((tmp_path / "shared").rglob("train_x.npy"))
     good = copy.read_bytes()
     copy.write_bytes(good[:-4] + b"\0\0\0\1")
@@ -96,10 +93,8 @@ def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
 
     monkeypatch.setattr(Item, "publish", refuse)
     messages: list[str] = []
-    assert (
-        stage(REQUEST, (tmp_path / "shared").as_uri(), messages.append)
-        == WDBC.fingerprint
-    )
+    uri = (tmp_path / "shared").as_uri()
+    assert stage(REQUEST, uri, messages.append) == WDBC.fingerprint
     assert messages[-1].startswith("data of pocket/wdbc cannot be published in ")
     assert messages[-1].endswith(": read-only")
 
@@ -119,14 +114,13 @@ def test_a_hub_body_is_published_and_copied(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     body = tmp_path / "hub" / "models--someone--body"
-    for name, content in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):
-        path = body / name
-        path.parent.mkdir(parents=True)
-        path.write_text(content)
-    blob = body / "blobs" / "1"
-    blob.parent.mkdir()
-    blob.write_bytes(b"weights")
-    (body / "snapshots" / "abc" / "model.safetensors").symlink_to(blob)
+    snapshot = body / "snapshots" / "abc"
+    for folder in (body / "refs", body / "blobs", snapshot):
+        folder.mkdir(parents=True)
+    (body / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    (body / "blobs" / "1").write_bytes(b"weights")
+    (snapshot / "model.safetensors").symlink_to(body / "blobs" / "1")
     request = StagingRequest(
         task=WDBC.name, protocol="held-out", fingerprint="", bodies=("someone/body",)
     )
@@ -155,11 +149,11 @@ def test_names_are_those_of_complete_copies(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "a.manifest.json").write_text('{"files": {"../../b": "0"}}')
-    assert not SharedFolder(str(tmp_path / "shared")).bring(
-        "a", tmp_path / "home", pytest.fail
-    )
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "a.manifest.json").write_text('{"files": {"../../b": "0"}}')
+    shared = SharedFolder(str(folder))
+    assert not shared.bring("a", tmp_path / "home", pytest.fail)
     assert not (tmp_path / "home").exists()
 
 
@@ -168,20 +162,22 @@ def test_a_task_that_cannot_be_fetched_fails_alone(
 ) -> None:
     fetch = Task.fetch
 
-    def dead(task: Task, *args: object, protocol: str = "held-out") -> None:
+    def fetch_all_but_digits(
+        task: Task, *args: object, protocol: str = "held-out"
+    ) -> None:
         if task.name == "pocket/digits":
             raise UserError("no answer from nowhere.example")
         fetch(task, protocol=protocol)
 
-    monkeypatch.setattr(Task, "fetch", dead)
+    monkeypatch.setattr(Task, "fetch", fetch_all_but_digits)
     digits = StagingRequest(task="pocket/digits", protocol="held-out", fingerprint="")
     stager = InlineStager([digits, REQUEST], None, lambda text: None)
-    failed, done = stager.first()
+    failed, staged = stager.first()
     assert failed.task == "pocket/digits"
     assert failed.fingerprint == ""
-    assert done == (WDBC.name, WDBC.fingerprint, "")
+    assert staged == Staged(WDBC.name, WDBC.fingerprint or "")
     assert failed.error.endswith(": no answer from nowhere.example")
-    assert stager.poll(idle=True) == [failed, done]
+    assert stager.poll(idle=True) == [failed, staged]
     assert stager.poll(idle=True) == []
 
 
@@ -192,11 +188,13 @@ def test_workers_get_listed_variables_and_nothing_shows_them(
     monkeypatch.setenv("HF_TOKEN", "hf_word")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
     monkeypatch.setenv("SOME_PASSWORD", "word")
-    found = passed_environment()
-    assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} <= found.keys()
-    assert "SOME_PASSWORD" not in found
+    variables = passed_environment()
+    assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} <= variables.keys()
+    assert "SOME_PASSWORD" not in variables
     settings = WorkerSettings(
-        "s3://key:word@bucket/results", "s3://key:word@bucket/staged", environment=found
+        "s3://key:word@bucket/results",
+        "s3://key:word@bucket/staged",
+        environment=variables,
     )
     assert "word" not in repr(settings)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -214,20 +212,17 @@ def test_an_own_task_comes_with_its_declaration(
     with monkeypatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(tmp_path / "another"))
         labels = np.arange(30) % 2
-        task = Task.from_arrays(
-            np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels
-        )
+        noise = np.linspace(0, 1, 180).reshape(30, 2, 3)
+        task = Task.from_arrays(noise + labels[:, None, None], labels)
         data = task.prepare()
         request = StagingRequest(
             task=task.name, protocol="held-out", fingerprint=data.fingerprint
         )
         assert stage(request, uri) == data.fingerprint
-    with pytest.raises(
-        StagingError,
-        match=(
-            r"missing or damaged in .*name a folder that all nodes share with --staging"
-        ),
-    ):
+    message = (
+        r"missing or damaged in .*name a folder that all nodes share with --staging"
+    )
+    with pytest.raises(StagingError, match=message):
         stage(request, None)
     assert staged_data(request, uri).directory.is_relative_to(empty_home)
     assert get_task(task.name) == task
@@ -239,8 +234,9 @@ TASKS = ("b/one", "b/two", "b/three")
 
 
 class FakeCluster:
-    """Stands for the module `ray`, without processes: results are there at once, those
-    of lost nodes raise.
+    """Stand-in for the module `ray`, without processes.
+
+    Results are there at once; those of lost nodes raise.
     """
 
     exceptions = ray.exceptions
@@ -254,25 +250,33 @@ class FakeCluster:
         self.killed: list[str] = []
 
     def start(self, node: str, settings: WorkerSettings, joined: bool) -> Any:
+        """Return an actor of a node; its references are functions when it answers."""
+
         def stage(request: StagingRequest) -> Any:
-            def result() -> Staged:
-                if node in self.lost:
-                    raise ray.exceptions.RayActorError
-                self.staged.append((node, request.task))
-                error = self._answer(node, request.task)
-                return Staged(request.task, "" if error else "f" * 16, error)
+            if node in self.silent:
+                return object()
+            return lambda: self._stage(node, request.task)
 
-            return object() if node in self.silent else result
+        def list_messages() -> Any:
+            return object() if node in self.silent else list
 
-        messages = SimpleNamespace(
-            remote=lambda: object() if node in self.silent else list
-        )
         return SimpleNamespace(
-            node=node, stage=SimpleNamespace(remote=stage), messages=messages
+            node=node,
+            stage=SimpleNamespace(remote=stage),
+            messages=SimpleNamespace(remote=list_messages),
         )
+
+    def _stage(self, node: str, task: str) -> Staged:
+        if node in self.lost:
+            raise ray.exceptions.RayActorError
+        self.staged.append((node, task))
+        error = self._answer(node, task)
+        fingerprint = "" if error else "f" * 16
+        return Staged(task, fingerprint, error)
 
     def wait(self, references: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
-        return [each for each in references if callable(each)], []
+        ready = [reference for reference in references if callable(reference)]
+        return ready, []
 
     def get(self, reference: Callable[[], Any]) -> Any:
         return reference()
@@ -281,14 +285,45 @@ class FakeCluster:
         self.killed.append(actor.node)
 
 
-def new_stager(
-    monkeypatch: pytest.MonkeyPatch,
-    answer: Callable[[str, str], str],
-    limit: float = 1800.0,
-) -> tuple[RayStager, FakeCluster, list[str]]:
-    """Return a stager of three nodes, its cluster, and its messages.
+@dataclass
+class StagedCluster:
+    """A stager of three nodes, its cluster, and the messages that it sent."""
 
-    ``answer`` returns the error of (node, task).
+    stager: RayStager
+    cluster: FakeCluster
+    messages: list[str]
+
+    def drain(self) -> dict[str, Staged]:
+        """Stage all tasks on all nodes; return what came of each task, by its name."""
+        self.stager.first()
+        staged: dict[str, Staged] = {}
+        for _ in range(20):
+            for task in self.stager.poll(idle=True):
+                assert task.task not in staged, "each task once"
+                staged[task.task] = task
+        return staged
+
+    def drain_errors(self) -> dict[str, str]:
+        """Stage all tasks on all nodes; return their errors, by name of the task."""
+        return {name: task.error for name, task in self.drain().items()}
+
+
+NO_ERRORS = dict.fromkeys(TASKS, "")
+
+
+def succeed(node: str, task: str) -> str:
+    """Return no error of a task on a node."""
+    return ""
+
+
+def make_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[str, str], str] = succeed,
+    limit: float = 1800.0,
+) -> StagedCluster:
+    """Return a cluster of the nodes a, b and c.
+
+    ``answer`` returns the error of (node, task), and "" without an error.
     """
     cluster = FakeCluster(answer)
     messages = list[str]()
@@ -298,32 +333,21 @@ def new_stager(
         StagingRequest(task=task, protocol="held-out", fingerprint="") for task in TASKS
     ]
     settings = WorkerSettings("results", time=TimeLimits(heartbeat=limit))
-    return (
-        RayStager(requests, settings, "abc", messages.append, "3 CPUs; logs: x"),
-        cluster,
-        messages,
-    )
-
-
-def drain(stager: RayStager) -> dict[str, Staged]:
-    found = stager.first()
-    found = [each for _ in range(20) for each in stager.poll(idle=True)]
-    assert len(found) == len({each.task for each in found}), "each task once"
-    return {each.task: each for each in found}
+    stager = RayStager(requests, settings, "abc", messages.append, "3 CPUs; logs: x")
+    return StagedCluster(stager, cluster, messages)
 
 
 def test_each_task_has_one_first_node_and_then_all_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
-    assert {
-        task: each.fingerprint for task, each in drain(stager).items()
-    } == dict.fromkeys(TASKS, "f" * 16)
-    assert cluster.staged[:3] == [("a", "b/one"), ("b", "b/two"), ("c", "b/three")]
-    assert sorted(cluster.staged) == sorted(
-        (node, task) for node in "abc" for task in TASKS
-    )
-    assert cluster.killed == ["a", "b", "c"], "the actors are ended when all is staged"
+    staged = make_cluster(monkeypatch)
+    tasks = staged.drain()
+    assert set(tasks) == set(TASKS)
+    assert {task.fingerprint for task in tasks.values()} == {"f" * 16}
+    first = staged.cluster.staged[:3]
+    assert first == [("a", "b/one"), ("b", "b/two"), ("c", "b/three")]
+    assert sorted(staged.cluster.staged) == sorted(product("abc", TASKS))
+    assert staged.cluster.killed == ["a", "b", "c"], "all is staged: actors end"
 
 
 def test_the_drivers_node_tries_what_another_cannot(
@@ -331,51 +355,46 @@ def test_the_drivers_node_tries_what_another_cannot(
 ) -> None:
     prepared: set[str] = set()
 
-    def answer(node: str, task: str) -> str:
+    def prepare_on_first_node(node: str, task: str) -> str:
         if node == "a":
             prepared.add(task)
         return "" if task in prepared else "no network"
 
-    stager, cluster, messages = new_stager(monkeypatch, answer)
-    assert {each.error for each in drain(stager).values()} == {""}
-    assert messages == ["no network; another node tries"] * 2
-    assert sorted(cluster.staged) == sorted(
-        [(n, t) for n in "abc" for t in TASKS] + [("b", "b/two"), ("c", "b/three")]
-    )
+    staged = make_cluster(monkeypatch, prepare_on_first_node)
+    assert staged.drain_errors() == NO_ERRORS
+    assert staged.messages == ["no network; another node tries"] * 2
+    failed_first = [("b", "b/two"), ("c", "b/three")]
+    expected = [*product("abc", TASKS), *failed_first]
+    assert sorted(staged.cluster.staged) == sorted(expected)
 
 
 def test_one_dead_address_fails_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    stager, cluster, _ = new_stager(
-        monkeypatch, lambda node, task: "no answer" if task == "b/two" else ""
-    )
-    found = drain(stager)
-    assert {task: each.error for task, each in found.items()} == {
-        "b/one": "",
-        "b/two": "no answer",
-        "b/three": "",
-    }
-    assert [node for node, task in cluster.staged if task == "b/two"] == ["b", "a", "c"]
+    def fail_second_task(node: str, task: str) -> str:
+        return "no answer" if task == "b/two" else ""
+
+    staged = make_cluster(monkeypatch, fail_second_task)
+    assert staged.drain_errors() == {**NO_ERRORS, "b/two": "no answer"}
+    nodes = [node for node, task in staged.cluster.staged if task == "b/two"]
+    assert nodes == ["b", "a", "c"]
 
 
 def test_the_tasks_of_a_lost_node_go_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
-    cluster.lost.add("b")
-    assert {each.error for each in drain(stager).values()} == {""}
-    assert {node for node, _ in cluster.staged} == {"a", "c"}
+    staged = make_cluster(monkeypatch)
+    staged.cluster.lost.add("b")
+    assert staged.drain_errors() == NO_ERRORS
+    assert {node for node, _ in staged.cluster.staged} == {"a", "c"}
 
 
 def test_nodes_without_workers_are_reported_once_and_their_tasks_go_to_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ray_stager, "NOTICE_SECONDS", 0.0)
-    stager, cluster, messages = new_stager(
-        monkeypatch, lambda node, task: "", limit=0.3
-    )
-    cluster.silent |= set("ab")
-    while len(cluster.staged) < len(TASKS):
-        stager.poll()
-    assert {node for node, _ in cluster.staged} == {"c"}
-    assert messages == [
+    staged = make_cluster(monkeypatch, limit=0.3)
+    staged.cluster.silent = {"a", "b"}
+    while len(staged.cluster.staged) < len(TASKS):
+        staged.stager.poll()
+    assert {node for node, _ in staged.cluster.staged} == {"c"}
+    assert staged.messages == [
         "no worker of Ray has started in 0 s, waiting up to 0.005 minutes: 3 CPUs;"
         " logs: x"
     ]
@@ -384,19 +403,17 @@ def test_nodes_without_workers_are_reported_once_and_their_tasks_go_to_others(
 def test_a_cluster_without_workers_ends_as_a_lost_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stager, cluster, messages = new_stager(
-        monkeypatch, lambda node, task: "", limit=0.3
-    )
-    cluster.silent |= set("abc")
-    with pytest.raises(
-        ClusterLostError,
-        match=r"^no worker of Ray has started in 0\.005 minutes: 3 CPUs; logs: x$",
-    ):
-        stager.first()
-    assert messages == []
+    staged = make_cluster(monkeypatch, limit=0.3)
+    staged.cluster.silent = {"a", "b", "c"}
+    message = r"^no worker of Ray has started in 0\.005 minutes: 3 CPUs; logs: x$"
+    with pytest.raises(ClusterLostError, match=message):
+        staged.stager.first()
+    assert staged.messages == []
 
 
 def test_without_any_node_all_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
-    cluster.lost |= set("abc")
-    assert all("no node is left" in each.error for each in drain(stager).values())
+    staged = make_cluster(monkeypatch)
+    staged.cluster.lost = {"a", "b", "c"}
+    errors = staged.drain_errors()
+    assert set(errors) == set(TASKS)
+    assert all("no node is left" in error for error in errors.values())
