@@ -1,7 +1,4 @@
-"""Records for tests: a valid one, of which each test changes what it is about.
-
-Also a clock that tests move.
-"""
+"""Valid records, points and suggestions, of which tests change fields, and a clock."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

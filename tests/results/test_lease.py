@@ -1,10 +1,6 @@
-"""The lease of a sweep: one driver at a time, and free soon after the driver's death.
-
-Also the state of a sweep, which a driver and its records describe.
-"""
+"""The lease of a sweep, which one driver holds at a time, and the state of a sweep."""
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +18,7 @@ from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, Request, RunningTrial
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import control
 from orca_ray.sweep.run.controller import SweepController
@@ -46,46 +43,63 @@ def store(
     return store
 
 
-def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
+def make_lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
     return Lease(store, sweep, renew_seconds=0.05, expiry_seconds=expiry)
 
 
-def state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
+def read_state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
     live_state = live.read(store.folder, sweep)
     assert live_state is not None
     return live_state
 
 
-def wait(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
-        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def abandon(store: ResultsStore, **changes: Any) -> None:
-    """Leave the live state of a driver that was killed."""
+    """Write the live state of a driver that was killed."""
     holder = replace(this_process(), id="dead", **changes)
-    store.folder.write(
-        live.path_of(SWEEP, 1),
-        LiveState(sweep=SWEEP, holder=holder, sequence=7).encode(),
+    state = LiveState(sweep=SWEEP, holder=holder, sequence=7)
+    store.folder.write(live.path_of(SWEEP, 1), state.encode())
+
+
+class VirtualTime:
+    """A clock and a pause for the module of the lease: a pause moves the clock."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.on_pause: Callable[[], None] | None = None
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.on_pause is not None:
+            self.on_pause()
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    virtual = VirtualTime()
+    monkeypatch.setattr("orca_ray.results.lease.time", virtual)
+    monkeypatch.setattr(
+        "orca_ray.results.lease.seconds_since_boot", lambda: virtual.now
     )
+    return virtual
 
 
 @BOTH
 def test_a_second_driver_is_refused_and_the_first_one_named(
     store: ResultsStore,
 ) -> None:
-    with lease(store):
-        with pytest.raises(
-            UserError,
-            match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC",
-        ) as caught:
-            lease(store).__enter__()
+    message = r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC"
+    with make_lease(store):
+        with pytest.raises(UserError, match=message) as caught:
+            make_lease(store).__enter__()
         assert "orca-sweep status pocket/quick" in str(caught.value)
-        assert state(store).holder is not None
-    assert state(store).holder is None
-    with lease(store):
+        assert read_state(store).holder is not None
+    assert read_state(store).holder is None
+    with make_lease(store):
         pass
 
 
@@ -94,25 +108,24 @@ def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> N
     trial = RunningTrial(
         key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at=""
     )
-    with lease(store) as held:
-        first = state(store).sequence
+    with make_lease(store) as held:
+        first = read_state(store).sequence
         held.publish(LiveState(sweep=SWEEP, running=(trial,), num_running=1))
-        wait(lambda: state(store).running == (trial,))
-        assert state(store).sequence > first
-        assert driver_lives(store.folder, state(store))
+        wait_until(lambda: read_state(store).running == (trial,))
+        assert read_state(store).sequence > first
+        assert driver_lives(store.folder, read_state(store))
         held.check()
-    assert not state(store).running
-    assert not driver_lives(store.folder, state(store))
+    assert not read_state(store).running
+    assert not driver_lives(store.folder, read_state(store))
 
 
 def test_a_process_that_died_on_this_machine_is_succeeded_at_once(
-    store: ResultsStore,
+    store: ResultsStore, virtual_time: VirtualTime
 ) -> None:
     abandon(store, pid=2**22 + 1)
-    begin = time.monotonic()
-    with lease(store, expiry=60):
-        assert time.monotonic() - begin < 5
-        assert state(store).sequence == 8
+    with make_lease(store, expiry=60):
+        assert virtual_time.now == 0.0, "nothing is waited for"
+        assert read_state(store).sequence == 8
 
 
 def test_a_reused_process_id_is_not_taken_for_the_dead_driver() -> None:
@@ -121,24 +134,27 @@ def test_a_reused_process_id_is_not_taken_for_the_dead_driver() -> None:
     assert not ended_here(replace(this_process(), pid=2**22 + 1, machine="another"))
 
 
-def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(
-    store: ResultsStore,
+def test_a_driver_of_another_machine_is_succeeded_when_it_has_expired(
+    store: ResultsStore, virtual_time: VirtualTime
 ) -> None:
     abandon(store, machine="another", host="far")
-    begin = time.monotonic()
+    with make_lease(store, expiry=60.0):
+        assert virtual_time.now == pytest.approx(60.0, abs=1.0)
+
+
+def test_a_driver_of_another_machine_counts_as_dead_when_it_has_expired(
+    store: ResultsStore, virtual_time: VirtualTime
+) -> None:
+    abandon(store, machine="another", host="far")
     messages = list[str]()
-    assert not driver_lives(
-        store.folder, state(store), messages.append, expiry_seconds=1.0
+    lives = driver_lives(
+        store.folder, read_state(store), messages.append, expiry_seconds=60.0
     )
-    assert 0.9 < time.monotonic() - begin < 10, "as long as a second driver waits"
-    assert len(messages) == 1
-    assert re.match(
-        r"no sign of life of process \d+ on far, .* after 1 s it counts as dead",
-        messages[0],
-    )
-    begin = time.monotonic()
-    with lease(store):
-        assert 0.9 < time.monotonic() - begin < 10
+    assert not lives
+    assert virtual_time.now == pytest.approx(60.0, abs=1.0)
+    [message] = messages
+    sentence = r"no sign of life of process \d+ on far, .* after 60 s it counts as dead"
+    assert re.match(sentence, message)
 
 
 @BOTH
@@ -153,7 +169,7 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
         else:
             store_of_driver = store
         # The expiry is longer than a busy machine may delay the first renewal.
-        driver = lease(store_of_driver, expiry=20)
+        driver = make_lease(store_of_driver, expiry=20)
         try:
             won.append(driver.__enter__())
         except UserError as error:
@@ -169,24 +185,24 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
 
 @BOTH
 def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
-    with lease(store) as held:
+    with make_lease(store) as held:
         other = replace(this_process(), id="other", host="elsewhere")
         store.folder.write(
             live.path_of(SWEEP, 2),
             LiveState(sweep=SWEEP, holder=other, sequence=50).encode(),
         )
-        wait(lambda: not held._thread.is_alive())
+        wait_until(lambda: not held._thread.is_alive())
         with pytest.raises(
             UserError, match=r"on elsewhere, since .* has taken over: this one ends"
         ):
             held.check()
-    assert state(store).holder == other, "the lease of the other driver must stay"
+    assert read_state(store).holder == other, "the lease of the other driver must stay"
 
 
 def test_a_driver_that_was_suspended_for_half_of_the_expiry_asks_before_it_goes_on(
     store: ResultsStore,
 ) -> None:
-    with lease(store, expiry=60.0) as held:
+    with make_lease(store, expiry=60.0) as held:
         held._ended.set()  # its thread stands still, as during a suspension
         held._thread.join()
         store.folder.write(
@@ -204,28 +220,24 @@ def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(
     store: ResultsStore,
 ) -> None:
     store.folder.write(live.path_of(SWEEP, 1), pa.py_buffer(b""))
-    with lease(store, expiry=0.3):
-        assert state(store).holder is not None
+    with make_lease(store, expiry=0.3):
+        assert read_state(store).holder is not None
 
 
 def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
-    with lease(store):
+    with make_lease(store):
         store.folder.delete(live.path_of(SWEEP, 1))
-        wait(lambda: live.read(store.folder, SWEEP) is not None)
+        wait_until(lambda: live.read(store.folder, SWEEP) is not None)
 
 
 def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retries(
     store: ResultsStore,
 ) -> None:
-    for request in (
-        Request("stop"),
-        Request("retry", "k1"),
-        Request("pause"),
-        Request("dance"),
-    ):
-        live.write_request(store.folder, SWEEP, request)
+    for kind in ("stop", "pause", "dance"):
+        live.write_request(store.folder, SWEEP, Request(kind))
+    live.write_request(store.folder, SWEEP, Request("retry", "k1"))
     store.folder.write(f"requests/{live.file_name(SWEEP)}/0.json", pa.py_buffer(b"[1"))
-    with lease(store) as held:
+    with make_lease(store) as held:
         assert held.open_retries == (Request("retry", "k1"),)
         assert held.requests() == []
     names = [request.path.rpartition("/")[2] for request in held.open_retries]
@@ -236,9 +248,9 @@ def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retri
 def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     for number in range(live.MAX_TAKEN):
         live.write_request(store.folder, SWEEP, Request("retry", f"k{number}"))
-    with lease(store):
+    with make_lease(store):
         pass  # its driver ended before it did anything
-    with lease(store) as held:
+    with make_lease(store) as held:
         assert len(held.open_retries) == live.MAX_TAKEN
         live.write_request(store.folder, SWEEP, Request("retry", "last"))
         live.write_request(store.folder, SWEEP, Request("stop"))
@@ -248,38 +260,43 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
             requests.extend(held.requests())
             return len(requests) == 2
 
-        wait(have_both_arrived)
+        wait_until(have_both_arrived)
         assert requests == [Request("retry", "last"), Request("stop")]
         held.mark_carried_out(held.open_retries)
-        wait(lambda: len(waiting_requests(store, SWEEP)) == 1)
+        wait_until(lambda: len(waiting_requests(store, SWEEP)) == 1)
         held.mark_carried_out(requests[:1])
     assert waiting_requests(store, SWEEP) == []
 
 
 def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(
-    store: ResultsStore,
+    store: ResultsStore, virtual_time: VirtualTime
 ) -> None:
     abandon(store, machine="another")
     ended = LiveState(sweep=SWEEP, sequence=8).encode()
-    threading.Timer(0.1, store.folder.write, (live.path_of(SWEEP, 1), ended)).start()
-    begin = time.monotonic()
-    with lease(store, expiry=10):
-        assert time.monotonic() - begin < 5
+
+    def end() -> None:
+        store.folder.write(live.path_of(SWEEP, 1), ended)
+
+    virtual_time.on_pause = end
+    with make_lease(store, expiry=60.0):
+        assert 0 < virtual_time.now <= 0.5, "one pause"
+
+
+def plan_method(method: str) -> list[SearchPlan]:
+    """Return the plans of one method in the fake sweep."""
+    return fake_searches(fake_spec(overrides=Overrides(methods=[method])))
 
 
 def test_records_of_an_earlier_command_are_no_progress_of_this_one(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
-    nft, orca = (
-        fake_searches(fake_spec(overrides=Overrides(methods=[name])))
-        for name in ("nft", "orca")
-    )
-    first = SweepController(nft, store, executor="fake")
+    first = SweepController(plan_method("nft"), store, executor="fake")
     play(first)
     first.close()
     with Lease(store, "fake/full") as held:
-        second = SweepController(orca, store, executor="fake", lease=held)
+        plans = plan_method("orca")
+        second = SweepController(plans, store, executor="fake", lease=held)
         play(second, most=2)
         second.tick()
         second.close()
@@ -287,5 +304,7 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
     assert status.done == 2
     assert status.planned == 12
     assert status.state == "stopped"
-    done = {row.method: row.done for row in status.rows if row.task == "pocket/wdbc"}
-    assert done["nft"] == 6
+    num_done = {
+        row.method: row.done for row in status.rows if row.task == "pocket/wdbc"
+    }
+    assert num_done["nft"] == 6

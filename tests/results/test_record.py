@@ -1,6 +1,6 @@
-"""Records, artefacts and their columns; stores of older versions.
+"""Records and artefacts with their columns, and stores of older versions.
 
-An older store is read as it is; the first write raises its version.
+A store of an older version is read as it is; the first write raises the version.
 """
 
 import base64
@@ -97,7 +97,7 @@ def test_any_text_of_a_message_can_be_kept(text: str) -> None:
     assert stored.notes == stored.error
 
 
-def test_deterministic_part_holds_all_but_time_and_place() -> None:
+def test_the_reproducible_part_of_a_record_leaves_out_time_and_place() -> None:
     first = make_record()
     later = make_record(
         minutes=9,
@@ -174,11 +174,11 @@ def old(tmp_path: Path) -> Path:
 def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(
     old: Path,
 ) -> None:
-    before = content_of(old)
+    before = read_files(old)
     store = ResultsStore(old)
     assert store.load("pocket/quick")["a"] == make_record("a")
     assert len(store.curves()) == 1
-    assert content_of(old) == before
+    assert read_files(old) == before
 
     store.append([make_record("c", minutes=3, **FACTS)])
     frame = ResultsStore(old).records().set_index("trial_key", drop=False)
@@ -193,13 +193,13 @@ def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(
     assert set(store.load("pocket/quick")) == {"a", "b", "c", "d"}
 
 
-def content_of(folder: Path) -> dict[Path, bytes]:
+def read_files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(("mixed", "num_rows"), [(True, 3), (False, 2)])
 def test_compaction_keeps_old_rows_and_writes_the_new_columns(
-    old: Path, mixed: bool
+    old: Path, mixed: bool, num_rows: int
 ) -> None:
     store = ResultsStore(old)
     if mixed:
@@ -210,7 +210,8 @@ def test_compaction_keeps_old_rows_and_writes_the_new_columns(
     assert store.compact() > 0
     (merged,) = files_of(store)
     assert pq.read_schema(merged).names == Record.SCHEMA.names
-    assert pq.read_metadata(merged).num_rows == len(before) == (3 if mixed else 2)
+    assert len(before) == num_rows
+    assert pq.read_metadata(merged).num_rows == num_rows
     assert ResultsStore(old).load("pocket/quick") == before
     assert json.loads((old / MARKER).read_text())["schema_version"] == SCHEMA_VERSION
 
@@ -230,13 +231,13 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     assert marker["schema_version"] == SCHEMA_VERSION
 
 
-def row(
+def make_row(
     key: str = "k0", kind: str = "field", name: str = "first", payload: str = "{}"
 ) -> ArtefactRow:
     return ArtefactRow("pocket/quick", key, kind, name, payload)
 
 
-def test_the_payload_in_the_documentation() -> None:
+def test_a_payload_is_that_of_the_documentation() -> None:
     values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
     picture = Images(title="Test sample 0", panels=(Image("true", values),))
     assert json.loads(picture.to_json()) == {
@@ -259,7 +260,7 @@ def test_the_payload_in_the_documentation() -> None:
     assert list(base64.b64decode("AFWq/w==")) == [0, 85, 170, 255]
 
 
-def test_quantised_values_are_right_to_half_a_step() -> None:
+def test_quantised_values_are_off_by_at_most_half_a_step() -> None:
     values = np.random.default_rng(0).normal(size=(7, 5))
     step = (values.max() - values.min()) / 255
     decoded = Quantised.encode(values).decode()
@@ -271,7 +272,7 @@ def test_quantised_values_are_right_to_half_a_step() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [1.0, np.nan], [np.inf]])
-def test_what_is_not_finite_is_not_quantised(values: list[float]) -> None:
+def test_values_that_are_not_finite_are_not_quantised(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite"):
         Quantised.encode(values)
 
@@ -282,7 +283,7 @@ def test_numbers_of_payloads_are_rounded() -> None:
     assert rounded(float("nan")) is None
 
 
-def test_limits() -> None:
+def test_large_artefacts_are_refused_and_those_beyond_a_sum_dropped() -> None:
     with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
         Artefact("field", "first", "x" * (MAX_BYTES + 1))
     full = [Artefact("field", str(number), "x" * MAX_BYTES) for number in range(6)]
@@ -297,9 +298,9 @@ def test_a_foreign_payload_is_refused(payload: str) -> None:
 
 
 def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
-    matrix = row("a", "confusion_matrix", "test", '{"form":"matrix"}')
-    store.append([make_record("a")], artefacts=[row("a"), matrix])
-    store.append([make_record("b")], artefacts=[row("b")])
+    matrix = make_row("a", "confusion_matrix", "test", '{"form":"matrix"}')
+    store.append([make_record("a")], artefacts=[make_row("a"), matrix])
+    store.append([make_record("b")], artefacts=[make_row("b")])
     frame = store.artefacts(trial_key="a")
     assert [tuple(values) for values in frame.to_numpy()] == [
         ("pocket/quick", "a", "confusion_matrix", "test", '{"form":"matrix"}'),
@@ -319,7 +320,7 @@ def test_compaction_keeps_files_of_artefacts_small(
     ]
     monkeypatch.setattr(store_module, "_TABLES", tables)
     for key in "01234":
-        store.append([make_record(key)], artefacts=[row(key, payload=f'"{key}"')])
+        store.append([make_record(key)], artefacts=[make_row(key, payload=f'"{key}"')])
     store.compact()
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
     assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']

@@ -1,4 +1,4 @@
-"""The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
+"""The store on a local server that speaks the protocol of S3."""
 
 import itertools
 import logging
@@ -52,7 +52,7 @@ def uri(server: str) -> str:
     return f"s3://key:word@bucket/{uuid.uuid4().hex}/results?{options}"
 
 
-def test_append_load_compact(uri: str) -> None:
+def test_rows_are_read_back_before_and_after_a_compaction(uri: str) -> None:
     with pytest.raises(UserError, match="no results at s3://bucket/"):
         ResultsStore(uri)
     store = ResultsStore(uri, create=True)

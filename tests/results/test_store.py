@@ -1,7 +1,4 @@
-"""The store: what is appended is read, and which row counts.
-
-Also files that are merged, left by a crash, or changed.
-"""
+"""The store: which rows are read back, compaction, crashes and damaged files."""
 
 import errno
 import itertools
@@ -52,16 +49,16 @@ class TestWhichRowCounts:
     def test_success_wins_over_a_later_failure_and_a_later_attempt(
         self, store: ResultsStore, order: int
     ) -> None:
-        done = make_record("a", minutes=1, attempts=1)
+        completed = make_record("a", minutes=1, attempts=1)
         lost = make_record(
             "a", minutes=5, attempts=2, status=Status.LOST, test_score=None
         )
-        for record in [done, lost][::order]:
+        for record in [completed, lost][::order]:
             store.append([record])
-        assert store.load("pocket/quick") == {"a": done}
-        assert store.select({}) == [done]
+        assert store.load("pocket/quick") == {"a": completed}
+        assert store.select({}) == [completed]
         assert store.compact() == 2
-        assert store.load("pocket/quick") == {"a": done}
+        assert store.load("pocket/quick") == {"a": completed}
 
     @pytest.mark.parametrize("order", [1, -1])
     @pytest.mark.parametrize("status", [Status.STOPPED_EARLY, Status.FAILED_OOM])
@@ -93,7 +90,9 @@ class TestWhichRowCounts:
 
 class TestBadInput:
     @pytest.mark.parametrize("create", [True, False])
-    def test_a_place_of_something_else(self, tmp_path: Path, create: bool) -> None:
+    def test_a_place_of_something_else_is_refused(
+        self, tmp_path: Path, create: bool
+    ) -> None:
         path = tmp_path / "thesis.tex"
         path.write_text("mine")
         for place, message in (
@@ -105,7 +104,7 @@ class TestBadInput:
                 ResultsStore(place, create=create)
         assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
 
-    def test_nothing_there(self, tmp_path: Path) -> None:
+    def test_a_missing_store_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(
             UserError,
             match=r"no results at .*/none: run `orca-sweep benchmark NAME` first",
@@ -117,12 +116,14 @@ class TestBadInput:
         "content",
         ["", "{", "[]", '{"format": "other", "schema_version": 1}', '{"format": 3}'],
     )
-    def test_a_damaged_marker(self, store: ResultsStore, content: str) -> None:
+    def test_a_damaged_marker_is_refused(
+        self, store: ResultsStore, content: str
+    ) -> None:
         (Path(store.uri) / MARKER).write_text(content)
         with pytest.raises(UserError, match=f"{MARKER} is damaged"):
             ResultsStore(store.uri, create=True)
 
-    def test_a_newer_version(self, store: ResultsStore) -> None:
+    def test_a_newer_version_is_refused(self, store: ResultsStore) -> None:
         path = Path(store.uri) / MARKER
         marker = json.loads(path.read_text())
         marker |= {"schema_version": 8, "created_by": "9.0"}
@@ -153,7 +154,9 @@ class TestBadInput:
         victim.rename(victim.parents[1] / "elsewhere.parquet")
         assert set(store.load("pocket/quick")) == {"b"}
 
-    def test_a_store_that_was_deleted_under_a_sweep(self, store: ResultsStore) -> None:
+    def test_a_store_that_was_deleted_under_a_sweep_is_not_made_again(
+        self, store: ResultsStore
+    ) -> None:
         Path(store.uri).rename(Path(store.uri).with_name("moved"))
         with pytest.raises(
             UserError, match="is gone: it was moved or deleted while in use"
@@ -240,14 +243,15 @@ def test_compaction_of_recent_files_leaves_a_large_old_one(
 
 
 class TestCompaction:
-    def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(
+    def test_a_table_is_merged_into_one_file_with_every_distinct_row(
         self, store: ResultsStore
     ) -> None:
         attempts = [
-            make_record("a", minutes=m, status=Status.LOST, attempts=m)
-            for m in (1, 2, 3)
+            make_record("a", minutes=number, status=Status.LOST, attempts=number)
+            for number in (1, 2, 3)
         ]
-        for record in [*attempts, attempts[0]]:
+        first = attempts[0]
+        for record in [*attempts, first]:
             store.append([record], [make_point(epoch=record.attempts)])
         assert store.compact() == 8
         assert len(files_of(store)) == len(files_of(store, "curves")) == 1
@@ -324,15 +328,18 @@ class TestCompaction:
 def test_compaction_survives_a_crash_at_every_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    for after, done in after_crashes(tmp_path, monkeypatch, ResultsStore.compact):
-        for _ in range(2):
-            assert set(after.load("pocket/quick")) == set("abc"), done
-            assert len(after.records()) == len(after.curves()) == 3, done
-            after.compact()
-    # For each of two tables: merged file and note of the compaction (write, rename,
-    # directory), then three deletions.
-    assert len(done) == 2 * (3 + 3 + 3)
+    operations: list[str] = []
+    for store, operations in after_crashes(tmp_path, monkeypatch, ResultsStore.compact):
+        for _ in range(2):  # before and after another compaction
+            assert set(store.load("pocket/quick")) == set("abc"), operations
+            assert len(store.records()) == 3, operations
+            assert len(store.curves()) == 3, operations
+            store.compact()
+    # A table's merged file and the note of the compaction take a write, a rename and a
+    # directory each; then three files are deleted.
+    operations_of_table = 3 + 3 + 3
+    num_tables = 2
+    assert len(operations) == num_tables * operations_of_table
 
 
 def test_append_is_all_or_nothing_at_every_point(

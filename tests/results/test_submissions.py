@@ -1,4 +1,4 @@
-"""What a store keeps beside its tables.
+"""Files beside the tables of a store: submitted scores and models.
 
 CSV files of scores are checked by line; models are complete or absent.
 """
@@ -47,7 +47,7 @@ def parse(*lines: str) -> list[SubmittedScore]:
     )
 
 
-def problems(*lines: str) -> str:
+def read_problems(*lines: str) -> str:
     with pytest.raises(UserError) as caught:
         parse(*lines)
     return str(caught.value)
@@ -142,7 +142,7 @@ def test_a_bad_row_is_refused_with_its_line(
     change: tuple[str, str], message: str
 ) -> None:
     bad_row = GOOD.replace(*change).replace("theirs", "other")
-    text = problems(HEADER, GOOD, bad_row)
+    text = read_problems(HEADER, GOOD, bad_row)
     assert text.startswith("rows.csv: 1 problem\n  line 3: ")
     assert message in text
 
@@ -191,7 +191,7 @@ def test_a_bad_row_is_refused_with_its_line(
 def test_a_bad_file_is_refused_with_its_problems(
     lines: list[str], messages: list[str]
 ) -> None:
-    text = problems(*lines)
+    text = read_problems(*lines)
     for message in messages:
         assert message in text
     assert text.count("\n") <= submissions.MAX_PROBLEMS
@@ -207,7 +207,7 @@ def test_a_large_file_is_refused_unread(
         read_scores(path, KNOWN)
     monkeypatch.setattr(submissions, "MAX_ROWS", 2)
     rows = [GOOD.replace(",0,", f",{seed},") for seed in range(3)]
-    assert "more than 2 rows" in problems(HEADER, *rows)
+    assert "more than 2 rows" in read_problems(HEADER, *rows)
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ KEY = "0123456789abcdef0123"
 OTHER = "fedcba98765432100123"
 
 
-def folder(path: Path, **files: str) -> Path:
+def make_folder(path: Path, **files: str) -> Path:
     """Create a model folder; ``files`` are additional or other contents by name."""
     path.mkdir(parents=True)
     contents = {"config.json": "{}", "model.safetensors": "w"} | files
@@ -298,12 +298,12 @@ def models(tmp_path: Path) -> StoredModels:
     return StoredModels(tmp_path / "results")
 
 
-def check(models: StoredModels, tmp_path: Path) -> None:
+def check_models(models: StoredModels, tmp_path: Path) -> None:
     """Check what models must do in every store."""
     assert not models.has(KEY)
-    models.add(KEY, folder(tmp_path / "first", notes="old"))
-    models.add(OTHER, folder(tmp_path / "other"))
-    models.add(KEY, folder(tmp_path / "second"))
+    models.add(KEY, make_folder(tmp_path / "first", notes="old"))
+    models.add(OTHER, make_folder(tmp_path / "other"))
+    models.add(KEY, make_folder(tmp_path / "second"))
     assert models.has(KEY)
     assert models.read(KEY, "model.safetensors") == b"w"
     assert models.read(KEY, "notes") is None, "nothing of an earlier model remains"
@@ -315,9 +315,9 @@ def check(models: StoredModels, tmp_path: Path) -> None:
     assert models.has(OTHER)
 
 
-def test_a_local_store(models: StoredModels, tmp_path: Path) -> None:
+def test_models_of_a_local_store(models: StoredModels, tmp_path: Path) -> None:
     store = tmp_path / "results"
-    check(models, tmp_path)
+    check_models(models, tmp_path)
     assert [path.name for path in (store / "models").iterdir()] == [OTHER]
     assert models.place(OTHER) == f"{store}/models/{OTHER}"
 
@@ -325,8 +325,8 @@ def test_a_local_store(models: StoredModels, tmp_path: Path) -> None:
 def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(
     models: StoredModels, tmp_path: Path
 ) -> None:
-    models.add(KEY, folder(tmp_path / "first", **{"model.safetensors": "new"}))
-    out = folder(tmp_path / "out", **{"predictions.parquet": "mine"})
+    models.add(KEY, make_folder(tmp_path / "first", **{"model.safetensors": "new"}))
+    out = make_folder(tmp_path / "out", **{"predictions.parquet": "mine"})
     models.fetch(KEY, out)
     contents = {path.name: path.read_text() for path in out.iterdir()}
     assert contents == {
@@ -337,9 +337,9 @@ def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(
 
 
 @pytest.mark.slow
-def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
+def test_models_of_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
     models = StoredModels(uri)
-    check(models, tmp_path)
+    check_models(models, tmp_path)
     assert open_folder(uri).names(f"models/{KEY}", hidden=True) == []
     assert "secret" not in models.place(KEY)
     assert models.place(KEY).endswith(f"/models/{KEY}")
@@ -348,14 +348,14 @@ def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
 def test_an_interrupted_upload_is_no_model(
     models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models.add(KEY, folder(tmp_path / "first"))
+    models.add(KEY, make_folder(tmp_path / "first"))
     before_the_configuration = [mock.DEFAULT, UserError("no network")]
     upload = mock.Mock(
         wraps=models._folder.upload, side_effect=before_the_configuration
     )
     monkeypatch.setattr(models._folder, "upload", upload)
     with pytest.raises(UserError, match="no network"):
-        models.add(KEY, folder(tmp_path / "second"))
+        models.add(KEY, make_folder(tmp_path / "second"))
     assert not models.has(KEY), "a mixture of two models is none"
 
 
@@ -364,5 +364,5 @@ def test_models_leave_room_for_records(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**31))
     with pytest.raises(UserError, match="use --keep-models best or none"):
-        models.add(KEY, folder(tmp_path / "first"))
+        models.add(KEY, make_folder(tmp_path / "first"))
     assert not models.has(KEY)
