@@ -23,7 +23,7 @@ from benchmarks.faults.stores import (
     SlowStore,
     disturbed_requests,
 )
-from tests.cluster.processes import descendants, free_ports
+from tests.cluster.processes import find_descendants, find_free_ports
 
 
 class _Signal(Fault):
@@ -150,7 +150,7 @@ class KillNode(Fault):
         self._started: list[subprocess.Popen[bytes]] = []
 
     def prepare(self) -> str:
-        port, client = free_ports(2)
+        port, client = find_free_ports(2)
         head = (
             "--head",
             f"--port={port}",
@@ -189,7 +189,7 @@ class KillNode(Fault):
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and its descendants."""
-    for each in descendants(process.pid):
+    for each in find_descendants(process.pid):
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     process.kill()

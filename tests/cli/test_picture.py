@@ -14,8 +14,8 @@ from orca_ray.testing.trials import CLASSES, make_data, make_task
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Samples of a kind of data."""
+class KindOfData:
+    """Samples of a kind of data, which are drawn with at least some colours."""
 
     domain: str
     x: Any
@@ -24,53 +24,64 @@ class Kind:
     min_colours: int = 5
 
 
-def noise(*shape: int) -> Any:
+def draw_noise(*shape: int) -> Any:
+    """Return normally distributed numbers of a shape."""
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def one_hot(num_samples: int, length: int) -> Any:
+def make_one_hot(num_samples: int, length: int) -> Any:
     """Return sequences [N, 4, L] of one of four letters a step."""
     letters = np.arange(num_samples * length).reshape(num_samples, length) % 4
     return np.eye(4, dtype=np.float32)[letters].transpose(0, 2, 1)
 
 
 KINDS = {
-    "photographs": Kind(
-        "image", noise(12, 3, 32, 32), np.arange(12) % 10, Target("classes", size=10)
+    "photographs": KindOfData(
+        "image",
+        draw_noise(12, 3, 32, 32),
+        np.arange(12) % 10,
+        Target("classes", size=10),
     ),
-    "spectrograms": Kind(
+    "spectrograms": KindOfData(
         "audio",
-        noise(4, 1, 96, 102),
+        draw_noise(4, 1, 96, 102),
         np.eye(4, 200, dtype=np.float32),
         Target("labels", size=200),
     ),
-    "fields": Kind(
+    "fields": KindOfData(
         "pde",
-        noise(4, 3, 85, 85),
-        noise(4, 85, 85),
+        draw_noise(4, 3, 85, 85),
+        draw_noise(4, 85, 85),
         Target("dense", shape=(85, 85)),
     ),
-    "curves to curves": Kind(
-        "pde", noise(3, 1, 1024), noise(3, 1, 1024), Target("dense", shape=(1, 1024))
+    "curves to curves": KindOfData(
+        "pde",
+        draw_noise(3, 1, 1024),
+        draw_noise(3, 1, 1024),
+        Target("dense", shape=(1, 1024)),
     ),
-    "one-hot": Kind(
+    "one-hot": KindOfData(
         "sequence",
-        one_hot(2, 1000),
+        make_one_hot(2, 1000),
         np.ones((2, 36), np.float32),
         Target("labels", size=36),
     ),
-    "table": Kind("tabular", noise(3, 40, 12), np.arange(3), Target("classes", size=3)),
-    "single values": Kind(
+    "table": KindOfData(
+        "tabular", draw_noise(3, 40, 12), np.arange(3), Target("classes", size=3)
+    ),
+    "single values": KindOfData(
         "tabular",
         np.zeros((1, 1, 1), np.float32),
         np.zeros(1, np.int64),
         Target("classes", size=3),
         min_colours=3,
     ),
-    "contact maps": Kind(
+    "contact maps": KindOfData(
         "protein",
-        PairwiseRows({"positions": noise(2, 27, 64), "pairs": noise(2, 3, 64, 64)}),
-        noise(2, 1, 64, 64),
+        PairwiseRows(
+            {"positions": draw_noise(2, 27, 64), "pairs": draw_noise(2, 3, 64, 64)}
+        ),
+        draw_noise(2, 1, 64, 64),
         Target("dense", shape=(1, 64, 64)),
     ),
 }
@@ -92,16 +103,22 @@ def test_every_kind_of_data_can_be_drawn(name: str, tmp_path: Path) -> None:
     assert len(np.unique(codes)) >= kind.min_colours
 
 
-def test_a_photograph_keeps_its_colours_and_a_spectrogram_stands_upright() -> None:
+def test_a_photograph_keeps_its_colours() -> None:
     red = np.zeros((3, 4, 4))
     red[0] = 1.0
-    (panel,) = picture._image_panels(red, "image")
+    [panel] = picture._image_panels(red, "image")
     assert panel[100, 100].tolist() == [255, 0, 0]
+
+
+def test_a_spectrogram_has_its_lowest_band_at_the_bottom() -> None:
     low_band = np.zeros((1, 10, 10))
-    low_band[0, 0] = 1.0  # all power is in the lowest band, the first row
-    (panel,) = picture._image_panels(low_band, "audio")
-    assert panel[-1, 0].tolist() == [253, 231, 37]
-    assert panel[0, 0].tolist() == [68, 1, 84]
+    lowest = 0
+    low_band[:, lowest] = 1.0
+    [panel] = picture._image_panels(low_band, "audio")
+    yellow = [253, 231, 37]
+    violet = [68, 1, 84]
+    assert panel[-1, 0].tolist() == yellow
+    assert panel[0, 0].tolist() == violet
 
 
 def test_series_of_two_channels_are_drawn_as_curves() -> None:

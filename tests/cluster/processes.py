@@ -1,6 +1,4 @@
-"""A small sweep for test clusters, and how to run a script of ``cluster/`` and see that
-it leaves nothing.
-"""
+"""Scripts of ``cluster/`` as processes, with a small sweep that they run."""
 
 import os
 import re
@@ -10,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +29,9 @@ budgets: {{full: {{confirm_seeds: {seeds}}}}}
 """
 
 
-def checkout(folder: Path, name: str, seeds: int) -> Path:
-    """Make a directory that looks like a checkout with a virtual environment, and holds
-    ``sweep.yaml``.
-    """
-    path = f"{own_python(folder / '.venv')}:{Path(sys.executable).parent}"
+def make_checkout(folder: Path, name: str, seeds: int) -> Path:
+    """Make a directory like a checkout, with an environment and ``sweep.yaml``."""
+    path = f"{make_environment(folder / '.venv')}:{Path(sys.executable).parent}"
     (folder / ".venv" / "bin" / "activate").write_text(
         f'export PATH="{path}:$PATH" PYTHONPATH="{ROOT}"\n'
     )
@@ -45,16 +41,14 @@ def checkout(folder: Path, name: str, seeds: int) -> Path:
     return folder
 
 
-def own_python(environment: Path) -> Path:
-    """Make a virtual environment with Python and the command ``ray``.
+def make_environment(environment: Path) -> Path:
+    """Make a virtual environment with Python, ``ray`` and the packages of this one.
 
-    Return its directory of programs.
-
-    It has the packages of this one, and the command names its Python as pip writes that
-    for paths with spaces.
+    Return its directory of programs. The first lines of ``ray`` are those that pip
+    writes where a path has spaces.
     """
     exec_line = f"'''exec' \"{environment / 'bin' / 'python'}\" \"$0\" \"$@\"\n' '''\n"
-    programs(
+    write_programs(
         environment / "bin",
         {"ray": f"{exec_line}from ray.scripts.scripts import main\nmain()\n"},
     )
@@ -64,7 +58,7 @@ def own_python(environment: Path) -> Path:
     return environment / "bin"
 
 
-def programs(folder: Path, scripts: Mapping[str, str]) -> Path:
+def write_programs(folder: Path, scripts: Mapping[str, str]) -> Path:
     """Write executable Bash scripts, by name, to a directory for the front of PATH."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in scripts.items():
@@ -73,7 +67,7 @@ def programs(folder: Path, scripts: Mapping[str, str]) -> Path:
     return folder
 
 
-def environment(first_on_path: Path, **more: str) -> dict[str, str]:
+def make_script_environment(first_on_path: Path, **more: str) -> dict[str, str]:
     """Return the environment of a script, without that of any other cluster."""
     kept = {
         name: value
@@ -87,16 +81,13 @@ def environment(first_on_path: Path, **more: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
-    home = (
-        {"ORCA_RAY_HOME": os.environ["ORCA_RAY_HOME"]}
-        if "ORCA_RAY_HOME" in os.environ
-        else {}
-    )
-    return {**kept, **given, **home, **more}
+    if "ORCA_RAY_HOME" in os.environ:
+        given["ORCA_RAY_HOME"] = os.environ["ORCA_RAY_HOME"]
+    return {**kept, **given, **more}
 
 
 @contextmanager
-def running(
+def run_script(
     command: list[str], env: dict[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Context manager that starts a script, and at the end kills what is left of it."""
@@ -112,20 +103,16 @@ def running(
     try:
         yield script
     finally:
-        for process in [
-            *descendants(script.pid),
-            *([psutil.Process(script.pid)] if script.poll() is None else []),
-        ]:
-            try:
+        left = find_descendants(script.pid)
+        if script.poll() is None:
+            left.append(psutil.Process(script.pid))
+        for process in left:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """Return the living processes that the process started, those of its children
-    included.
-    """
+def find_descendants(pid: int) -> list[psutil.Process]:
+    """Return the living processes that a process and its children started."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -140,7 +127,7 @@ def wait_until(
 ) -> None:
     """Wait until ``condition`` holds.
 
-    Fail with the log if the script ends before that, or too much time passes.
+    Fail with the log if the script ends first, or takes more than ``seconds``.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -149,9 +136,10 @@ def wait_until(
         time.sleep(0.2)
 
 
-def gone(processes: list[psutil.Process], seconds: float = 20.0) -> bool:
-    """Whether all of the processes end within some seconds."""
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
+def have_ended(processes: list[psutil.Process], seconds: float = 20.0) -> bool:
+    """Return whether all of the processes end within some seconds."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not alive
 
 
 def interrupt(
@@ -161,18 +149,19 @@ def interrupt(
 
     Return its exit code, and fail if one of its processes stays.
     """
-    members = descendants(script.pid)
+    members = find_descendants(script.pid)
     script.send_signal(number)
     code = script.wait(seconds)
-    assert gone(members), [process for process in members if process.is_running()]
+    assert have_ended(members), [process for process in members if process.is_running()]
     return code
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(item.getsockname()[1]) for item in sockets]
-    for item in sockets:
-        item.close()
+def find_free_ports(count: int) -> list[int]:
+    """Return the numbers of ports that no process of this machine listens on."""
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in servers]
+    for server in servers:
+        server.close()
     return ports
 
 
@@ -186,29 +175,31 @@ class Cluster:
 
 
 @contextmanager
-def local_cluster(
+def start_local_cluster(
     folder: Path, *arguments: str, nodes: int, **variables: str
 ) -> Iterator[Cluster]:
-    """Context manager: run ``cluster/local.sh``, which at the end must leave no
-    process; skip if it cannot run here.
+    """Context manager that runs ``cluster/local.sh``, which must leave no process.
+
+    The test is skipped if the script cannot run on this machine.
     """
-    port, dashboard = free_ports(2)
+    port, dashboard = find_free_ports(2)
     ports = {"RAY_PORT": str(port), "RAY_DASHBOARD_PORT": str(dashboard)}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    env = environment(Path(sys.executable).parent, **ports, **token, **variables)
+    env = make_script_environment(
+        Path(sys.executable).parent, **ports, **token, **variables
+    )
     command = ["bash", str(ROOT / "cluster" / "local.sh"), *arguments, str(nodes), "1"]
     log = folder / "log"
-    with running(command, env, log) as script:
+    with run_script(command, env, log) as script:
 
-        def started() -> bool:
+        def has_started() -> bool:
             text = log.read_text()
             if script.poll() == 77:
                 pytest.skip(text.strip().splitlines()[-1])
-            return (
-                text.count("Ray runtime started") == nodes and "Ctrl-C ends it" in text
-            )
+            num_started = text.count("Ray runtime started")
+            return num_started == nodes and "Ctrl-C ends it" in text
 
-        wait_until(started, script, 400, log)
+        wait_until(has_started, script, 400, log)
         [address] = re.findall(r"jobs at (\S+);", log.read_text())
         try:
             yield Cluster(port, address, env)

@@ -14,7 +14,14 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, SWEEP, Cluster, local_cluster, own_python, wait_until
+from .processes import (
+    ROOT,
+    SWEEP,
+    Cluster,
+    make_environment,
+    start_local_cluster,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.ray,
@@ -27,15 +34,15 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("local")
-    python = own_python(folder / "an environment")
+    python = make_environment(folder / "an environment")
     path = f"{python}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with local_cluster(folder, nodes=2, PATH=path) as started:
+    with start_local_cluster(folder, nodes=2, PATH=path) as started:
         yield started
 
 
 def call(cluster: Cluster, *command: str, cwd: Path | None = None) -> str:
     """Run a command that must succeed, and return what it prints, errors first."""
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         env=cluster.environment,
         capture_output=True,
@@ -43,8 +50,8 @@ def call(cluster: Cluster, *command: str, cwd: Path | None = None) -> str:
         timeout=280,
         cwd=cwd,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr + done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stderr + completed.stdout
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {'0' * 32}"}])
@@ -120,7 +127,7 @@ def test_orca_sweep_submit_packs_runs_and_follows(
 
 
 def test_a_job_whose_cluster_ends_is_no_success(tmp_path: Path) -> None:
-    with local_cluster(tmp_path, nodes=1) as ending:
+    with start_local_cluster(tmp_path, nodes=1) as ending:
         submit = [
             "ray",
             "job",

@@ -1,6 +1,4 @@
-"""A sweep on nodes that share neither disk nor loopback: they have a store on S3, and
-what they stage themselves.
-"""
+"""A sweep on nodes that share neither disk nor loopback, but a store on S3."""
 
 import shutil
 import subprocess
@@ -22,7 +20,7 @@ from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
 from orca_ray.testing.suite import make_home
-from tests.cluster.processes import Cluster, local_cluster
+from tests.cluster.processes import Cluster, start_local_cluster
 from tests.sweep.real import read_facts
 
 moto = pytest.importorskip(
@@ -79,10 +77,11 @@ def fill(node: Path, whole: Path, *, damaged: bool) -> None:
     wheels = list(cache_directory.rglob("*.whl"))
     assert len(arrays) == 2
     assert len(wheels) >= 4  # two bodies, two sources
-    for path in [*arrays, *wheels] if damaged else []:
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
+    if damaged:
+        for path in [*arrays, *wheels]:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
 
 
 @pytest.fixture
@@ -98,18 +97,20 @@ def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Clu
         "ORCA_LOCAL_FOLDER": str(folder),
         "ORCA_HEAD_CPUS": "0",
     }
-    with local_cluster(folder, "--isolated", nodes=3, **variables) as started:
+    with start_local_cluster(folder, "--isolated", nodes=3, **variables) as started:
         head = str(urlsplit(started.dashboard).hostname)
         yield started
     assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(
         ["ip", "address"], text=True
     )
     assert not [
-        process for process, arguments in processes() if head in " ".join(arguments)
+        process
+        for process, arguments in list_processes()
+        if head in " ".join(arguments)
     ]
 
 
-def processes() -> list[tuple[psutil.Process, list[str]]]:
+def list_processes() -> list[tuple[psutil.Process, list[str]]]:
     """Return all processes of this machine, with their arguments."""
     return [
         (process, process.info["cmdline"] or [])
@@ -138,7 +139,8 @@ def bucket() -> Iterator[int]:
     server.stop()
 
 
-def ran_on(results: ResultsStore) -> dict[str, int]:
+def count_trials(results: ResultsStore) -> dict[str, int]:
+    """Return the number of trials that have ended, by node."""
     try:
         counts = results.records()["node"].value_counts()
     except UserError:
@@ -172,15 +174,16 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
                 f"s3://key:hidden@bucket/results?{where}", create=True
             )
             deadline = time.monotonic() + WAIT_SECONDS
-            while not ran_on(results).get("orca-node-2"):  # it began with an empty disk
+            began_with_empty_disk = "orca-node-2"
+            while began_with_empty_disk not in count_trials(results):
                 assert driver.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(1)
             third = f"--node_ip_address={network}.12"
             [raylet] = [
-                each
-                for each, arguments in processes()
-                if third in arguments and each.name() == "raylet"
+                process
+                for process, arguments in list_processes()
+                if third in arguments and process.name() == "raylet"
             ]
             raylet.kill()
             code = driver.wait(WAIT_SECONDS)
@@ -188,7 +191,7 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
             driver.kill()
     output = log.read_text()
     assert code == 0, output
-    nodes = ran_on(results)
+    nodes = count_trials(results)
     assert sum(nodes.values()) == TRIALS
     assert set(nodes) == {"orca-node-1", "orca-node-2"}, nodes
     assert "hidden" not in output

@@ -1,5 +1,6 @@
-"""``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine: real raylets,
-the token in no argument.
+"""``cluster/ssh.sh`` with an ``ssh`` that runs commands on this machine.
+
+Its raylets are real.
 """
 
 import signal
@@ -15,23 +16,23 @@ from orca_ray.results.store import ResultsStore
 from .processes import (
     ROOT,
     TOKEN,
-    checkout,
-    environment,
-    free_ports,
+    find_free_ports,
     interrupt,
-    programs,
-    running,
+    make_checkout,
+    make_script_environment,
+    run_script,
     wait_until,
+    write_programs,
 )
 
 SCRIPT = str(ROOT / "cluster" / "ssh.sh")
 SSH = (Path(__file__).parent / "fakes" / "ssh.sh").read_text()
 
 
-def settings(folder: Path) -> dict[str, str]:
-    port, dashboard = free_ports(2)
-    return environment(
-        programs(folder / ".venv" / "bin", {"ssh": SSH}),
+def make_settings(folder: Path) -> dict[str, str]:
+    port, dashboard = find_free_ports(2)
+    return make_script_environment(
+        write_programs(folder / ".venv" / "bin", {"ssh": SSH}),
         CALLS=str(folder / "calls"),
         RAY_AUTH_TOKEN=TOKEN,
         RAY_PORT=str(port),
@@ -49,30 +50,31 @@ def settings(folder: Path) -> dict[str, str]:
 def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(
     tmp_path: Path,
 ) -> None:
-    folder = checkout(tmp_path / "a clone", "hosts", 12)
+    folder = make_checkout(tmp_path / "a clone", "hosts", 12)
     log = folder / "log"
     results = folder / "results"
     folders = set(Path("/tmp").glob("orca-ssh-*"))
     sweep = ["orca-sweep", "run", str(folder / "sweep.yaml"), "--results", str(results)]
     command = ["bash", SCRIPT, "--head-cpus", "0", "me@host1", "--", *sweep]
-    seen: set[str] = set()
+    seen_arguments: set[str] = set()
 
-    def finished() -> bool:
+    def has_records() -> bool:
+        """Collect the arguments of all processes until there is a record."""
         for process in psutil.Process(script.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                seen.update(process.cmdline())
-        return (results / "records").exists() and len(
-            ResultsStore(results).load("hosts/full")
-        ) > 0
+                seen_arguments.update(process.cmdline())
+        if not (results / "records").exists():
+            return False
+        return len(ResultsStore(results).load("hosts/full")) > 0
 
-    with running(command, settings(folder), log) as script:
-        wait_until(finished, script, 300, log)
+    with run_script(command, make_settings(folder), log) as script:
+        wait_until(has_records, script, 300, log)
         assert interrupt(script, signal.SIGINT) == 130, log.read_text()
     assert "2 node(s)" in log.read_text()
     assert "interrupted; the same command continues" in log.read_text()
     assert (folder / "calls").read_text().split()[-3:] == ["me@host1", "bash", "-s"]
-    assert any("--address=127.0.0.1:" in argument for argument in seen)
-    assert not [argument for argument in seen if TOKEN in argument]
+    assert any("--address=127.0.0.1:" in argument for argument in seen_arguments)
+    assert not [argument for argument in seen_arguments if TOKEN in argument]
     assert set(Path("/tmp").glob("orca-ssh-*")) <= folders
 
 
@@ -81,12 +83,14 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
-    env = settings(tmp_path)
-    programs(
+    env = make_settings(tmp_path)
+    write_programs(
         tmp_path / ".venv" / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"}
     )
     log = tmp_path / "log"
-    with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
+    with run_script(
+        ["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log
+    ) as script:
         wait_until(lambda: bool(psutil.Process(script.pid).children()), script, 30, log)
         assert script.wait(300) == 1
     assert "nowhere did not join" in log.read_text()
@@ -94,37 +98,37 @@ def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
 
 def test_a_dry_run_prints_what_would_run(tmp_path: Path) -> None:
     env = {
-        **settings(tmp_path),
+        **make_settings(tmp_path),
         "RAY_PORT": "6380",
         "ORCA_REMOTE_BIN": "/opt/orca-ray/bin",
     }
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", SCRIPT, "--dry-run", "a", "me@b"],
         env=env,
         capture_output=True,
         text=True,
         check=True,
     )
-    lines = done.stdout.splitlines()
+    lines = completed.stdout.splitlines()
     assert lines[0].startswith(
         "here: ray start --block --head --node-ip-address=127.0.0.1 --port=6380 "
     )
     login = "ssh -T -o BatchMode=yes -o ServerAliveInterval=20 -o ServerAliveCountMax=3"
     assert lines[1:3] == [f"a: {login} a bash -s", f"me@b: {login} me@b bash -s"]
     assert lines[-1] == "join_cluster /opt/orca-ray/bin 127.0.0.1:6380"
-    assert TOKEN not in done.stdout
+    assert TOKEN not in completed.stdout
 
 
 def test_a_wrong_command_line_is_refused(tmp_path: Path) -> None:
     for given in ([], ["--dry-run"], ["--hots", "a"]):
-        done = subprocess.run(
+        completed = subprocess.run(
             ["bash", SCRIPT, *given],
-            env=settings(tmp_path),
+            env=make_settings(tmp_path),
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 2
+        assert completed.returncode == 2
         assert (
             "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]"
-            in done.stderr
+            in completed.stderr
         )
