@@ -185,19 +185,16 @@ def test_options_reach_the_sweep(
     )
 
 
-def scored_sweep(
+def store_scores(
     spec: SweepSpec, results: str, *, listener: events.Listener, **options: Any
 ) -> events.Summary:
     """Stand in for ``run_sweep``: store scores on three tasks, one after another."""
     store = ResultsStore(results, create=True)
     pairs = spec.pairs[: 3 * len(spec.methods)]
-    listener(
-        events.SweepStarted(
-            spec.sweep_id,
-            "here",
-            tuple(Row(task=t, method=m, planned=1, done=0) for t, m in pairs),
-        )
+    rows = tuple(
+        Row(task=task, method=method, planned=1, done=0) for task, method in pairs
     )
+    listener(events.SweepStarted(spec.sweep_id, "here", rows))
     for task, method in pairs:
         score = 0.1 * (1 + len(method)) + 0.01 * len(task)
         record = make_record(
@@ -217,7 +214,7 @@ def scored_sweep(
 def test_a_board_is_drawn_meanwhile_and_its_page_written(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "run_sweep", scored_sweep)
+    monkeypatch.setattr(driver, "run_sweep", store_scores)
     monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
     monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "60")
@@ -307,7 +304,7 @@ FAILED = make_record(
         ),
     ],
 )
-def test_endings(
+def test_a_sweep_that_does_not_end_well_says_why(
     command: Command,
     fake: FakeSweep,
     sweep_file: str,
@@ -319,17 +316,30 @@ def test_endings(
     ending = command("run", sweep_file)
     assert ending.code == code
     assert expected in ending.out + ending.err
-    if "failed" in summary:
-        quiet = command("run", sweep_file, "--quiet")
-        assert quiet.code == 1
-        assert quiet.out == ""
-        assert expected in quiet.err
-        document = command("run", sweep_file, "--json").json
-        assert document["ran"] == 2
-        assert document["statuses"] == {"completed": 2}
-        assert document["up_to_date"] is False
-        assert document["failed"][0]["trial_key"] == "kx"
-        assert document["failed"][0]["started_at"].startswith("2026-01-02T03:04:05")
+
+
+def test_a_failed_trial_is_named_even_by_a_quiet_command(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
+    fake.ending = {"failed": (FAILED,)}
+    ending = command("run", sweep_file, "--quiet")
+    assert ending.code == 1
+    assert ending.out == ""
+    sentence = "failed_nan: pocket/digits orca confirm seed 0 (trial kx): loss is NaN"
+    assert sentence in ending.err
+
+
+def test_a_failed_trial_is_part_of_the_json_document(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
+    fake.ending = {"failed": (FAILED,)}
+    document = command("run", sweep_file, "--json").json
+    assert document["ran"] == 2
+    assert document["statuses"] == {"completed": 2}
+    assert document["up_to_date"] is False
+    [failed] = document["failed"]
+    assert failed["trial_key"] == "kx"
+    assert failed["started_at"].startswith("2026-01-02T03:04:05")
 
 
 def test_notes_of_trials_are_printed_at_the_end(

@@ -36,17 +36,13 @@ def test_tasks_are_listed(command: Command) -> None:
 
 
 def test_methods_and_bodies_are_listed(command: Command) -> None:
-    aligns = {
-        method["name"]: method["aligns"] for method in command("methods", "--json").json
-    }
+    methods = command("methods", "--json").json
+    aligns = {method["name"]: method["aligns"] for method in methods}
     assert aligns.keys() >= {"orca", "nft", "scratch", "fpt", "linear_probe"}
     assert aligns["orca"] is True
     assert aligns["nft"] is False
-    assert {body["name"] for body in command("bodies", "--json").json} >= {
-        "minilm-l6",
-        "vit-s14",
-        "mpnet-base",
-    }
+    bodies = {body["name"] for body in command("bodies", "--json").json}
+    assert bodies >= {"minilm-l6", "vit-s14", "mpnet-base"}
     table = command("bodies", "vit-s14").out
     assert "vit-s14" in table
     assert "mpnet-base" not in table
@@ -154,7 +150,7 @@ def test_doctor_says_where_the_token_of_the_cluster_is(
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
-    findings = command.done("doctor", "--json").json
+    findings = command.succeed("doctor", "--json").json
     values = {finding["item"]: finding["value"] for finding in findings}
     expected = f"mode token, token {place.format(path=path)}"
     assert values["authentication"] == expected

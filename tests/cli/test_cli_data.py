@@ -22,11 +22,12 @@ from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import MISTAKES, Command
 from tests.data.faulty_server import Server, serving
+from tests.results.factories import Clock
 
 TERMS = "May not be redistributed."
 
 
-def _table() -> bytes:
+def _make_table() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.arange(18, dtype=np.float32).reshape(9, 1, 2))
     return buffer.getvalue()
@@ -49,7 +50,7 @@ def _build(workspace: Workspace) -> Arrays:
     return arrays
 
 
-def _task(name: str, server: Server, **changes: Any) -> Task:
+def _make_task(name: str, server: Server, **changes: Any) -> Task:
     facts: dict[str, Any] = {
         "title": "Numbers in a row",
         "domain": "tabular",
@@ -72,7 +73,7 @@ def _task(name: str, server: Server, **changes: Any) -> Task:
 @pytest.fixture
 def mine() -> Path:
     Path("mine").mkdir()
-    Path("mine/x.npy").write_bytes(_table())
+    Path("mine/x.npy").write_bytes(_make_table())
     return Path("mine")
 
 
@@ -80,13 +81,13 @@ def mine() -> Path:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with the toy tasks' file; the registry holds these tasks alone."""
     with serving() as running:
-        running.add("x.npy", _table())
+        running.add("x.npy", _make_table())
         manual = RawFile(path="own/list.txt")
         tasks = [
-            _task("other/first", running),
-            _task("toy/both", running, paper_splits=True, terms=""),
-            _task("toy/first", running),
-            _task("toy/manual", running, files=(manual,), terms=""),
+            _make_task("other/first", running),
+            _make_task("toy/both", running, paper_splits=True, terms=""),
+            _make_task("toy/first", running),
+            _make_task("toy/manual", running, files=(manual,), terms=""),
         ]
         monkeypatch.setattr(
             registry, "all_tasks", lambda: {task.name: task for task in tasks}
@@ -105,7 +106,7 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
     assert lines[0] == f"toy/first, other/first: licence CC-BY-NC-4.0. {TERMS}"
     assert lines[1].startswith("fetching x.npy (200 bytes) from 127.0.0.1")
     assert any(line.startswith("toy/first: fetched (") for line in lines)
-    assert raw.read_bytes() == _table()
+    assert raw.read_bytes() == _make_table()
     paper = ("data", "prepare", "toy/both", "-q", "--protocol", "paper")
     assert command("data", "fetch", "toy/both", "-q").code == 0
     assert command("data", "prepare", "toy/both", "-q").code == 0
@@ -114,7 +115,7 @@ def test_fetch_prints_the_terms_once_and_brings_what_is_missing(
     assert "toy/both: fetched (" in command("data", "fetch", "toy/both").err
     assert command(*paper).code == 0
     assert command("data", "fetch", "toy/first", "-q", "--raw", "here").code == 0
-    assert Path("here/x.npy").read_bytes() == _table()
+    assert Path("here/x.npy").read_bytes() == _make_table()
 
 
 def test_a_failing_task_keeps_no_other_from_its_files(
@@ -130,7 +131,7 @@ def test_a_failing_task_keeps_no_other_from_its_files(
     assert len(server.gets("x.npy")) == 1
 
 
-def test_what_tasks_lack_is_said_once(
+def test_a_reason_of_several_tasks_is_printed_once(
     command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Task, "fetch_raw", Mock(side_effect=UserError("no room")))
@@ -269,7 +270,9 @@ def test_show_draws_samples_where_it_is_asked_to(
     assert "pip install 'orca-ray[predict]'" in ending.err
 
 
-def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> None:
+def test_the_splits_of_a_protocol_are_shown(
+    command: Command, server: Server, mine: Path
+) -> None:
     show = ("data", "show", "toy/both", "--protocol", "paper")
     expected = (
         "after 'orca-sweep data prepare toy/both --protocol paper', this command also"
@@ -315,14 +318,14 @@ def test_a_terminal_shows_bars_and_keeps_stdout_clean(
     assert capsys.readouterr().out == "a result\n"
 
 
-def test_elsewhere_a_count_is_told_once_in_a_while(
+def test_without_a_terminal_a_count_is_printed_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("orca_ray.cli.output.time.monotonic", lambda: now[0])
+    clock = Clock()
+    monkeypatch.setattr("orca_ray.cli.output.time.monotonic", clock)
     with DataProgress(quiet=False) as progress:
         for second in range(26):
-            now[0] = float(second)
+            clock.now = float(second)
             progress(f"toy/first: reading {second} of 90")
         progress("toy/first: reading goes on after 40 of 90")
     with DataProgress(quiet=True) as silent:

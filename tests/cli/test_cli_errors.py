@@ -314,7 +314,7 @@ def test_an_unknown_name_among_many_is_answered_with_its_group(name: str) -> Non
     assert sorted(listed) == sorted([*options, *groups, "plain"])
 
 
-def test_directories_of_the_user(tmp_path: Path) -> None:
+def test_a_directory_of_the_user_may_be_new_but_no_file(tmp_path: Path) -> None:
     for path in (
         tmp_path,
         tmp_path / "new" / "deep",

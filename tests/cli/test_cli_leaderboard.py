@@ -71,7 +71,7 @@ def store(tmp_path: Path) -> str:
     return fill(tmp_path / "store")
 
 
-def board(command: Command, store: str, *options: str) -> str:
+def print_board(command: Command, store: str, *options: str) -> str:
     return command.succeed("leaderboard", "pocket", "--results", store, *options).out
 
 
@@ -81,15 +81,17 @@ def test_a_file_has_the_format_of_its_name(
 ) -> None:
     named_file = Path(f"a{SUFFIXES[format]}")
     other_file = Path("b.out")
-    board(command, store, "-o", str(named_file))
-    assert board(command, store, "--format", format, "--out", str(other_file)) == ""
+    print_board(command, store, "-o", str(named_file))
+    assert (
+        print_board(command, store, "--format", format, "--out", str(other_file)) == ""
+    )
     assert named_file.read_bytes() == other_file.read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == sorted(
         [named_file.name, other_file.name]
     )
     if format != "parquet":
         assert (
-            board(command, store, "--format", format).encode()
+            print_board(command, store, "--format", format).encode()
             == named_file.read_bytes()
         )
     expected = {
@@ -131,7 +133,7 @@ def test_a_board_says_what_methods_started_from(
         make_record("x", method="fpt", status=Status.LOST),
     ]
     ResultsStore("store", create=True).append(records)
-    rows = csv.DictReader(board(command, "store", "--format", "csv").splitlines())
+    rows = csv.DictReader(print_board(command, "store", "--format", "csv").splitlines())
     facts = {
         row["method"]: (row["body_sha256"], row["seen"], row["paper"][:18])
         for row in rows
@@ -146,12 +148,14 @@ def test_a_board_says_what_methods_started_from(
     }
 
     def left_out(seen: str) -> list[str]:
-        document = json.loads(board(command, "store", "--json", "--seen", seen))
+        document = json.loads(print_board(command, "store", "--json", "--seen", seen))
         tasks: list[str] = document["left_out"]
         return tasks
 
     assert left_out("no") == ["pocket/digits"]
-    monkeypatch.setattr("orca_ray.models.names.saw", lambda body, task: "known")
+    monkeypatch.setattr(
+        "orca_ray.models.names.pretraining_saw", lambda body, task: "known"
+    )
     assert left_out("unknown") == ["pocket/digits"]
 
 
@@ -160,8 +164,8 @@ def test_check_finds_boards_that_are_out_of_date(
 ) -> None:
     options = ("--tasks", "digits")
     for suffix in SUFFIXES.values():
-        board(command, store, *options, "-o", f"pocket{suffix}")
-    text = board(command, store, *options, "--check", ".")
+        print_board(command, store, *options, "-o", f"pocket{suffix}")
+    text = print_board(command, store, *options, "--check", ".")
     assert all(f"pocket{suffix}" in text for suffix in SUFFIXES.values())
     Path("pocket.md").write_text("old\n")
     ending = command(
@@ -173,7 +177,7 @@ def test_check_finds_boards_that_are_out_of_date(
     assert ending.code == 1
     assert outdated == "out of date: pocket.md"
     assert command(*regenerate.split()[1:]).code == 0
-    board(command, store, *options, "--check", ".")
+    print_board(command, store, *options, "--check", ".")
     other = fill(tmp_path / "other", shift=1e-9)
     ending = command(
         "leaderboard", "pocket", "--results", other, *options, "--check", "."
@@ -182,21 +186,20 @@ def test_check_finds_boards_that_are_out_of_date(
 
 
 @pytest.mark.parametrize("before", ["store", "before.json", "before.parquet"])
-def test_the_difference_of_stores_and_files(
+def test_stores_and_files_of_boards_can_be_compared(
     before: str, command: Command, store: str, tmp_path: Path
 ) -> None:
     """``nft`` is worse by 0.05 with each seed; ``orca`` is as before."""
     other = fill(tmp_path / "other", nft_shift=0.05)
     if before != "store":
-        board(command, store, "-o", before)
+        print_board(command, store, "-o", before)
     before = store if before == "store" else before
     document = command("leaderboard-diff", before, other, "--json").json
     assert document["counts"]["worse"] == document["counts"]["equal"] == 2
-    digits = next(
-        change
-        for change in document["changes"]
-        if (change["task"], change["method"]) == ("pocket/digits", "nft")
-    )
+    changes = {
+        (change["task"], change["method"]): change for change in document["changes"]
+    }
+    digits = changes["pocket/digits", "nft"]
     assert digits["difference"] == pytest.approx(0.05)
     assert digits["seeds"] == 2
     text = command("leaderboard-diff", before, other).out
@@ -205,14 +208,16 @@ def test_the_difference_of_stores_and_files(
     assert command("leaderboard-diff", store, store).out.startswith("4 equal\n")
 
 
-def test_boards_that_cannot_be_compared(command: Command, store: str) -> None:
+def test_boards_that_cannot_be_compared_are_refused(
+    command: Command, store: str
+) -> None:
     ResultsStore("two", create=True).append(
         [
             make_record(name, benchmark=name, task=f"{name}/t", test_score=0.5)
             for name in ("other", "third")
         ]
     )
-    Path("board.json").write_text(board(command, store, "--json"))
+    Path("board.json").write_text(print_board(command, store, "--json"))
     Path("other.json").write_text(
         Path("board.json").read_text().replace("pocket", "other")
     )
@@ -234,11 +239,11 @@ def test_colours_are_for_terminals_that_want_them(
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "60"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    coloured = board(command, store)
+    coloured = print_board(command, store)
     assert "\x1b[1;32m" in coloured
     assert "\x1b[36m" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
-    colourless = board(command, store)
+    colourless = print_board(command, store)
     assert "32m" not in colourless
     assert "36m" not in colourless
     text = colourless.replace("\x1b[1m", "").replace("\x1b[0m", "")
@@ -268,13 +273,13 @@ def test_a_page_holds_the_pictures_of_its_trials(
         ),
     ]
     ResultsStore(tmp_path / "store", create=True).append([record], artefacts=rows)
-    page = board(command, str(tmp_path / "store"), "--format", "html")
+    page = print_board(command, str(tmp_path / "store"), "--format", "html")
     assert '"title":"Confusion matrix"' in page
     assert '"title":"Other matrix"' not in page
     assert "NaN]]" not in page
 
 
-def embedded(path: Path) -> dict[str, Any]:
+def read_page(path: Path) -> dict[str, Any]:
     """Return the data that a page holds."""
     match = re.search(
         r'<script type="application/json" id="data">(.*?)</script>',
@@ -293,16 +298,16 @@ def test_a_site_has_an_index_and_a_page_of_each_benchmark(
     ResultsStore(store).append(
         [make_record("h", benchmark=hostile, task=f"{hostile}/t", sweep="s")]
     )
-    contents = []
-    for name in ("deep/site", "again"):  # a site is equal for an equal store
+
+    def write_site(name: str) -> dict[str, bytes]:
         assert command("site", name, "--results", store).code == 0
-        contents.append({path.name: path.read_bytes() for path in Path(name).iterdir()})
-    assert contents[0] == contents[1]
-    pages = contents[0].keys() - {"index.html"}
-    assert {embedded(Path("again", page))["benchmark"] for page in pages} == {
-        "pocket",
-        hostile,
-    }
+        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+    contents = write_site("deep/site")
+    assert write_site("again") == contents, "an equal store has an equal site"
+    pages = contents.keys() - {"index.html"}
+    benchmarks = {read_page(Path("again", page))["benchmark"] for page in pages}
+    assert benchmarks == {"pocket", hostile}
     index = Path("again", "index.html").read_text()
     assert set(re.findall(r'href="([^"]*\.html)"', index)) == pages
     assert "orca: best on 1 of 2 tasks" in index
@@ -314,14 +319,13 @@ def test_open_shows_the_page(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    board(command, store, "--open")
+    print_board(command, store, "--open")
     assert opened == [Path("pocket.html").resolve().as_uri()]
-    page = embedded(Path("pocket.html"))
+    page = read_page(Path("pocket.html"))
     assert page["benchmark"] == "pocket"
     assert page["reproduce"] == "orca-sweep reproduce KEY --results DIR"
-    assert {"image", "101 to 1000"} <= {
-        *next(task.values() for task in page["tasks"] if task["label"] == "digits")
-    }
+    [digits] = [task for task in page["tasks"] if task["label"] == "digits"]
+    assert {"image", "101 to 1000"} <= set(digits.values())
 
 
 def test_a_watched_page_follows_the_store_until_it_is_interrupted(
@@ -335,19 +339,18 @@ def test_a_watched_page_follows_the_store_until_it_is_interrupted(
             make_record("b", method="nft", test_score=0.5),
         ]
     )
-    pages: list[tuple[int, bool]] = []
+    numbers_of_scores: list[int] = []
 
-    def wait(_: float) -> None:
-        pages.append(
-            (len(embedded(page)["scores"]), "data-refresh" in page.read_text())
-        )
-        if len(pages) == 2:
+    def add_a_record_or_interrupt(seconds: float) -> None:
+        numbers_of_scores.append(len(read_page(page)["scores"]))
+        assert "data-refresh" in page.read_text()
+        if len(numbers_of_scores) == 2:
             raise KeyboardInterrupt
         store.append([make_record("c", seed=1, test_score=0.3, minutes=3)])
 
-    monkeypatch.setattr("time.sleep", wait)
-    board(command, "two", "--watch", "-o", str(page))
-    assert pages == [(2, True), (3, True)]
+    monkeypatch.setattr("time.sleep", add_a_record_or_interrupt)
+    print_board(command, "two", "--watch", "-o", str(page))
+    assert numbers_of_scores == [2, 3]
     assert "data-refresh" not in page.read_text()
 
 
@@ -395,15 +398,13 @@ def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(
     assert [row["source"] for row in document["published"]["rows"]] == [
         "https://example.org/paper"
     ]
-    assert [each["name"] for each in document["methods"]] == ["orca"]
-    assert (
-        document["published"]["beside"]["methods"][0]["cells"]["pocket/digits"]["score"]
-        == 0.1875
-    )
+    assert [method["name"] for method in document["methods"]] == ["orca"]
+    published = document["published"]["beside"]["methods"][0]
+    assert published["cells"]["pocket/digits"]["score"] == 0.1875
     assert len(store.records()) == 1
 
 
-def test_export_and_import_of_another_store(command: Command) -> None:
+def test_exported_scores_can_be_imported_into_another_store(command: Command) -> None:
     scores = {0: 0.1, 1: 1 / 3}
     pinned = get_task("pocket/digits").fingerprint
     records = [
@@ -411,12 +412,8 @@ def test_export_and_import_of_another_store(command: Command) -> None:
         for n, score in scores.items()
     ]
     ResultsStore("results", create=True).append(records)
-    assert (
-        command(
-            "results", "export", "pocket", "-o", "mine.csv", "--source", "my page"
-        ).code
-        == 0
-    )
+    export = ("results", "export", "pocket", "--source", "my page")
+    command.succeed(*export, "-o", "mine.csv")
     text = Path("mine.csv").read_text()
     row = "orca,pocket/digits,error,held-out"
     assert text.splitlines() == [
@@ -426,8 +423,7 @@ def test_export_and_import_of_another_store(command: Command) -> None:
         f"{row},0.3333333333333333,1,my page,,1,{pinned}",
     ]
     assert text.endswith("\n")
-    printed = command("results", "export", "pocket", "--source", "my page").out
-    assert printed == text
+    assert command.succeed(*export).out == text
     report = command("results", "check", "mine.csv").out
     assert "2 score(s) of 1 method(s) on 1 task(s)" in report
     assert command("results", "import", "mine.csv", "--results", "elsewhere").code == 0
@@ -439,7 +435,7 @@ def test_check_refuses_the_same_scores_in_two_files(
     command: Command, rows: Path
 ) -> None:
     Path("again.csv").write_text(rows.read_text())
-    message = command.refused("results", "check", str(rows), "again.csv")
+    message = command.fail("results", "check", str(rows), "again.csv")
     assert "again.csv: 2 score(s) of methods, tasks and sources that" in message
     assert str(rows) in message
 

@@ -18,20 +18,18 @@ def test_with_a_token_other_hosts_are_allowed() -> None:
         assert listener.getsockname()[0] == "0.0.0.0"
 
 
-def test_a_port_in_use() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(
-            UserError,
-            match=(
-                rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or"
-                r" --port"
-            ),
-        ):
+        advice = "give another --host or --port"
+        message = rf"cannot listen on 127.0.0.1, port {port}: .*; {advice}"
+        with pytest.raises(UserError, match=message):
             listen("127.0.0.1", port, None)
 
 
-def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_comes_from_the_environment_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("ORCA_RAY_SERVE_TOKEN", raising=False)
     assert read_token(None) is None
     monkeypatch.setenv("ORCA_RAY_SERVE_TOKEN", "0123456789abcdef")
@@ -39,12 +37,17 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "token"
     path.write_text("fedcba9876543210\n")
     assert read_token(path) == "fedcba9876543210"
-    for weak in ("", "short", "with spaces in the middle", "ünïcödé-0123456789"):
-        path.write_text(weak)
-        with pytest.raises(
-            UserError, match="expected at least 16 ASCII characters without spaces"
-        ):
-            read_token(path)
+
+
+@pytest.mark.parametrize(
+    "weak", ["", "short", "with spaces in the middle", "ünïcödé-0123456789"]
+)
+def test_a_weak_token_is_refused(weak: str, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text(weak)
+    message = "expected at least 16 ASCII characters without spaces"
+    with pytest.raises(UserError, match=message):
+        read_token(path)
 
 
 def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
@@ -60,18 +63,26 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
         connection.connection_made(MagicMock())
         return connection
 
-    def ended() -> list[bool]:
-        return [connection.transport.abort.called for connection in opened]
+    computing = connect()
+    sending = connect()
+    not_reading = connect()
+    idle = connect()
+    computing.cycle = MagicMock(response_complete=False, more_body=False)
+    sending.cycle = MagicMock(response_complete=False, more_body=True)
+    not_reading.cycle = MagicMock(response_complete=False, more_body=False)
+    not_reading.flow.pause_writing()
+    connections = [computing, sending, not_reading, idle]
 
-    opened = [connect() for _ in range(4)]
-    # its prediction is computed
-    opened[0].cycle = MagicMock(response_complete=False, more_body=False)
-    opened[1].cycle = MagicMock(response_complete=False, more_body=True)
-    opened[2].cycle = MagicMock(response_complete=False, more_body=False)
-    opened[2].flow.pause_writing()  # its client does not read the answer
-    assert not any(ended())
-    opened += [connect(), connect()]
-    assert ended() == [False, True, True, False, False, False]
-    opened[3].connection_lost(None)
-    opened.append(connect())
-    assert ended() == [False, True, True, False, False, False, False]
+    def list_aborted() -> list[Any]:
+        return [
+            connection
+            for connection in connections
+            if connection.transport.abort.called
+        ]
+
+    assert list_aborted() == []
+    connections += [connect(), connect()]
+    assert list_aborted() == [sending, not_reading]
+    idle.connection_lost(None)
+    connections.append(connect())
+    assert list_aborted() == [sending, not_reading], "a place was free"

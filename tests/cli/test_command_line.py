@@ -1,7 +1,4 @@
-"""The console script: frozen options, imports, streams, Ctrl-C.
-
-Also what the base install is enough for.
-"""
+"""The console script: its options, imports and streams, and what the base installs."""
 
 import fcntl
 import json
@@ -9,10 +6,11 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import typer
@@ -23,7 +21,7 @@ from orca_ray.cli import doctor
 from orca_ray.cli.app import app
 from orca_ray.cli.main import entry
 from orca_ray.errors import HEAVY_PACKAGES
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Ending
 from tests.docs.pages import ROOT
@@ -36,7 +34,7 @@ Update it together with the command line.
 """
 
 
-def _lines(command: Any, path: str) -> Iterator[str]:
+def _describe_command(command: Any, path: str) -> Iterator[str]:
     """Yield the lines of `FROZEN` for a command and its subcommands."""
     arguments = []
     options = []
@@ -51,11 +49,11 @@ def _lines(command: Any, path: str) -> Iterator[str]:
         options.append(f"{names}={value}")
     yield " ".join([path, *arguments, *sorted(options)])
     for name, child in sorted(getattr(command, "commands", {}).items()):
-        yield from _lines(child, f"{path} {name}")
+        yield from _describe_command(child, f"{path} {name}")
 
 
 def test_every_command_has_the_frozen_options_and_defaults() -> None:
-    lines = list(_lines(typer.main.get_command(app), "orca-sweep"))
+    lines = list(_describe_command(typer.main.get_command(app), "orca-sweep"))
     assert lines == FROZEN.read_text().splitlines()
 
 
@@ -72,7 +70,7 @@ HEAVY = (
 )
 
 
-def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_line(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a line of bash in which ``orca`` is the console script."""
     line = f'orca() {{ {sys.executable} -m orca_ray.cli.main "$@"; }}; {command}'
     variables = {**os.environ, **environment}
@@ -104,29 +102,33 @@ print("LOADED", sorted(set({HEAVY!r}) & set(sys.modules)))
 
 
 @pytest.mark.slow
-def test_streams_that_are_closed_or_full() -> None:
-    commands = {
-        "orca tasks pocket <&- >&- 2>&-": 0,
-        "orca tasks --json >/dev/full": 2,
-        "orca nosuch 2>/dev/full": 2,
-        "set -o pipefail; orca tasks --json | head -c 1": 0,
-        "set -o pipefail; orca nosuch 2>&1 | true": 2,
-    }
-    for command, code in commands.items():
-        completed = shell(command)
-        assert completed.returncode == code, command
-        assert not completed.stderr or completed.stderr.startswith(
-            "error: no space left"
-        )
-        assert len(completed.stderr.splitlines()) <= 1, completed.stderr
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("orca tasks pocket <&- >&- 2>&-", 0),
+        ("orca tasks --json >/dev/full", 2),
+        ("orca nosuch 2>/dev/full", 2),
+        ("set -o pipefail; orca tasks --json | head -c 1", 0),
+        ("set -o pipefail; orca nosuch 2>&1 | true", 2),
+    ],
+)
+def test_streams_may_be_closed_or_full(line: str, code: int) -> None:
+    completed = run_line(line)
+    assert completed.returncode == code
+    if completed.stderr:
+        assert completed.stderr.startswith("error: no space left")
+        assert len(completed.stderr.splitlines()) == 1
 
 
-def test_no_arguments_an_absurd_width_and_few_characters() -> None:
-    completed = shell("orca", COLUMNS="99999999999")
+def test_without_arguments_the_commands_are_listed_at_any_width() -> None:
+    completed = run_line("orca", COLUMNS="99999999999")
     assert completed.returncode == 2
     assert "leaderboard" in completed.stdout + completed.stderr
     assert "error" not in completed.stderr
-    completed = shell("orca tasks pocket", PYTHONIOENCODING="ascii")
+
+
+def test_characters_that_a_terminal_lacks_are_escaped() -> None:
+    completed = run_line("orca tasks pocket", PYTHONIOENCODING="ascii")
     assert completed.returncode == 0
     assert completed.stderr == ""
     assert r"1\xd7427" in completed.stdout
@@ -190,9 +192,8 @@ def test_windows_is_refused_before_anything_is_imported(
 
 def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
-    completed = shell(
-        "orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path])
-    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    completed = run_line("orca tasks", PYTHONPATH=path)
     assert completed.returncode == 130
     assert completed.stdout == ""
     assert completed.stderr == "interrupted\n"
@@ -218,7 +219,7 @@ print(json.dumps(endings))
 """
 
 
-def without_the_extra(*commands: str) -> list[Ending]:
+def run_without_extras(*commands: str) -> list[Ending]:
     """Run commands, one after another, in one process without the heavy packages."""
     arguments = json.dumps([command.split() for command in commands])
     completed = subprocess.run(
@@ -231,32 +232,42 @@ def without_the_extra(*commands: str) -> list[Ending]:
     return [Ending(*ending) for ending in json.loads(completed.stdout)]
 
 
+STUDY = """\
+name: study
+benchmark: pocket
+methods: [nft]
+tasks: [pocket/digits]
+grid: {refine.epochs: [3, 6]}
+"""
+
+
+def make_record_of_study(epochs: int, score: float) -> Record:
+    """Return a record of the study with a number of epochs."""
+    return make_record(
+        f"k{epochs}",
+        method="nft",
+        sweep="study/full",
+        seed=1,
+        hyperparameters=f'{{"refine.epochs": {epochs}}}',
+        test_score=score,
+    )
+
+
 @pytest.mark.slow
 def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
     lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
-    ResultsStore("store", create=True).append(
-        [make_record("a", test_score=0.125), lost]
-    )
-    Path("study.yaml").write_text(
-        "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid:"
-        " {refine.epochs: [3, 6]}}"
-    )
-    common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
-    ResultsStore("grid", create=True).append(
-        [
-            make_record(
-                f"k{epochs}",
-                test_score=score,
-                hyperparameters=f'{{"refine.epochs": {epochs}}}',
-                **common,
-            )
-            for epochs, score in ((3, 0.5), (6, 0.25), (9, 0.1))
-        ]
-    )
-    study = "leaderboard study.yaml --results grid"
-    board, effects, status, log, *lists, misspelt, sweep = without_the_extra(
+    completed = make_record("a", test_score=0.125)
+    ResultsStore("store", create=True).append([completed, lost])
+    Path("study.yaml").write_text(STUDY)
+    records_of_study = [
+        make_record_of_study(3, 0.5),
+        make_record_of_study(6, 0.25),
+        make_record_of_study(9, 0.1),
+    ]
+    ResultsStore("grid", create=True).append(records_of_study)
+    board, effects, status, log, *lists = run_without_extras(
         "leaderboard pocket --results store",
-        f"{study} --format markdown",
+        "leaderboard study.yaml --results grid --format markdown",
         "status pocket --results store",
         "logs a --results store",
         "tasks --json",
@@ -264,8 +275,6 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
         "methods --json",
         "data list pocket --json",
         "doctor --json",
-        f"{study} --budget ful",
-        "benchmark pocket",
     )
     for ending in (board, effects, status, log, *lists):
         assert ending.code == 0
@@ -274,15 +283,22 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
     assert "## Effect of refine.epochs, relative to 3\n" in effects.out
     assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
     assert "- 1 trial(s) that are not in the grid left out" in effects.out
-    assert (
-        "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out
-    )  # a store without live state and logs
+    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out
     assert "no driver runs" in status.out
     assert log.out.startswith("trial a of pocket/quick has no log")
     assert all(ending.json for ending in lists)
+
+
+@pytest.mark.slow
+def test_mistakes_and_missing_extras_are_named_by_the_base_alone() -> None:
+    Path("study.yaml").write_text(STUDY)
+    ResultsStore("grid", create=True).append([make_record_of_study(3, 0.5)])
+    misspelt, sweep = run_without_extras(
+        "leaderboard study.yaml --results grid --budget ful", "benchmark pocket"
+    )
     assert misspelt.code == 2
-    assert sweep.code == 2
     assert "Did you mean 'full'?" in misspelt.err
+    assert sweep.code == 2
     assert "pip install 'orca-ray[sweep]'" in sweep.err
     assert "Traceback" not in sweep.err
     assert not Path("results").exists()
@@ -312,33 +328,31 @@ def test_every_package_of_the_extras_is_known_by_its_module() -> None:
 def test_a_missing_package_is_named_in_python(
     name: str, extra: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(place: str) -> None:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-
-    monkeypatch.setattr(orca_ray, "resolve_name", missing)
-    with pytest.raises(
-        ModuleNotFoundError,
-        match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]",
-    ):
+    error = ModuleNotFoundError(f"No module named {package!r}", name=package)
+    monkeypatch.setattr(orca_ray, "resolve_name", Mock(side_effect=error))
+    message = rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]"
+    with pytest.raises(ModuleNotFoundError, match=message):
         getattr(orca_ray, name)
 
 
-def test_doctor_says_what_works_without_packages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for gone, works in (
+@pytest.mark.parametrize(
+    ("absent", "working"),
+    [
         (["ray", "optuna"], "leaderboards and models"),
         (["ray", "timm"], "leaderboards"),
-    ):
+    ],
+)
+def test_doctor_says_what_works_without_packages(
+    absent: list[str], working: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name in absent:
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
 
-        def version(name: str, gone: Collection[str] = gone) -> str:
-            if name in gone:
-                raise metadata.PackageNotFoundError(name)
-            return "1.0"
-
-        monkeypatch.setattr(metadata, "version", version)
-        *_, missing = doctor._versions()
-        assert missing.item == "missing"
-        assert missing.value == ", ".join(gone)
-        assert missing.state == "problem"
-        assert missing.advice.startswith(f"{works} work, sweeps do not")
+    monkeypatch.setattr(metadata, "version", version)
+    *_, missing = doctor._versions()
+    assert missing.item == "missing"
+    assert missing.value == ", ".join(absent)
+    assert missing.state == "problem"
+    assert missing.advice.startswith(f"{working} work, sweeps do not")
