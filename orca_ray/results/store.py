@@ -288,7 +288,7 @@ class ResultsStore:
         return StoreSnapshot([*large_parts, MemoryPart(merged)], warnings)
 
     def _valid_records(self, part: MemoryPart, warnings: list[str]) -> Any:
-        """Return the valid rows of a part; ``warnings`` gets sentences on others."""
+        """Return the valid rows of a part; add sentences on others to ``warnings``."""
         where = part.where.removeprefix(f"{self.folder.name}/")
         valid = pa.chunked_array([pa.repeat(True, len(part.table))])
         for invalid in tables.invalid_rows(part.table, RECORDS):

@@ -14,7 +14,7 @@ from orca_ray.sweep.run.events import Listener, Message, TimeLeft
 _TICK_SECONDS = 1.0
 """Seconds between two times at which requests are applied and the state published."""
 _RATE_SECONDS = 600.0
-"""Trials that ended within this time count for the rate."""
+"""Seconds before now in which ended trials count for the number of trials a minute."""
 
 
 class Control:
@@ -29,13 +29,13 @@ class Control:
         retry: Callable[[str], int],
         runs: Callable[[str], bool],
     ) -> None:
-        """Store what requests act on.
+        """Store the arguments.
 
         Args:
             lease: exclusive right to run the sweep, through which requests arrive and
                 the state is published, or None.
             emit: called with every event.
-            state: returns the live state, without what this class knows itself.
+            state: returns the live state, without the fields that this class sets.
             retry: runs failed trials again ("": all) and returns how many there are.
             runs: returns whether the trial with a key runs, or waits for its next
                 attempt.
@@ -51,9 +51,9 @@ class Control:
         self.time_over = False
         """Whether the sweep ends because of its deadline."""
         self.retries = list(lease.open_retries) if lease else []
-        """Requests to run failed trials again that stay in the store.
+        """Requests to run failed trials again, which stay in the store.
 
-        Some of their trials have not ended.
+        Not all trials of these requests have ended.
         """
         self._lease = lease
         self._emit = emit
@@ -71,11 +71,10 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the live state and return True.
+        """Apply new requests and publish the live state, at most once a second.
 
-        If called again within a second, return False.
-
-        Raises UserError if another driver has taken over the sweep.
+        Return whether that was done. Raises UserError if another driver has taken over
+        the sweep.
         """
         now = time.monotonic()
         if now < self._next_tick:
@@ -100,14 +99,14 @@ class Control:
     def forget_retries(self) -> None:
         """Delete the requests in `retries` from the store.
 
-        Call it when their trials have ended.
+        Call it when the trials of these requests have ended.
         """
         if self._lease is not None:
             self._lease.mark_carried_out(self.retries)
         self.retries.clear()
 
     def trial_ended(self) -> None:
-        """Count an ended trial: the live state shows the number of trials a minute."""
+        """Count an ended trial, for the number of trials a minute in the live state."""
         self._ended.append(time.monotonic())
 
     def _say(self, text: str) -> None:

@@ -1,9 +1,8 @@
-"""Decides which trial runs next and which one stops early, and stores the records.
+"""The controller of a sweep.
 
-Executors run the trials.
-
-One thread calls the controller; docs/way-of-a-trial.md says which, and what the other
-threads of the driver do.
+It decides which trial runs next and which one stops early, and stores the records.
+Executors run the trials. Only one thread calls the controller; docs/way-of-a-trial.md
+describes the threads of the driver.
 """
 
 import functools
@@ -96,7 +95,7 @@ class SweepController:
         self.placement = Placement()
         """Decides which resources a trial gets, and whether it may start now.
 
-        Executors set their own.
+        An executor may replace it by a placement for its cluster.
         """
         self._num_ran = 0
         self._began = time.monotonic()
@@ -110,21 +109,23 @@ class SweepController:
             retry=self.retry,
             runs=self.trials.__contains__,
         )
-        """Requests to this sweep. Executors end all trials when it is ``stopping``."""
+        """Applies requests to this sweep. Executors end all trials when its
+        ``stopping`` is set.
+        """
 
     @property
     def done(self) -> bool:
         """Whether all trials of the sweep have ended.
 
-        Trials of tasks that cannot be staged do not count.
+        Trials of tasks that cannot be staged are ignored.
         """
         return not self.trials and not self.searches.unfinished_tasks
 
     @property
     def pausing(self) -> bool:
-        """Whether trials will start later.
+        """Whether trials will start later, although none can start now.
 
-        A user paused the sweep, or trials wait for room or another attempt.
+        A user paused the sweep, or trials wait for resources or for their next attempt.
         """
         return (
             bool(self.control.paused or self._waiting)
@@ -143,9 +144,9 @@ class SweepController:
     def next_trial(self) -> TrialSpec | None:
         """Return a trial to run, or None if none can start now.
 
-        Trials that wait (for the end of a pause, or for resources) come first, then one
-        of the search that is the most urgent (`Durations.urgency`). Trials that need
-        other resources may overtake a trial that waits.
+        Trials that wait (for the end of a pause, or for resources) come first, then a
+        trial of the most urgent search (`Durations.urgency`). Trials that need other
+        resources may overtake a trial that waits.
         """
         self.tick()
         if self.control.paused or self.control.stopping:
@@ -168,7 +169,7 @@ class SweepController:
         """
         self._recorder.flush_due()
         if self.control.tick():
-            self._recorder.logs(self.trials.values())
+            self._recorder.add_logs(self.trials.values())
             if self.control.retries and not self.searches.retrying:
                 self._recorder.flush()
                 self.control.forget_retries()
@@ -176,17 +177,14 @@ class SweepController:
     def close(self) -> None:
         """Write all waiting rows.
 
-        Call it at the end of the sweep, also after an exception.
+        Call it at the end of the sweep, even after an exception.
         """
         self._recorder.close(self.trials.values())
         if not self.searches.retrying:
             self.control.forget_retries()
 
     def started(self, key: str) -> None:
-        """Set the start time of a trial and emit `TrialStarted`.
-
-        The trial may have waited for resources.
-        """
+        """Set the start time of a trial that has got a worker; emit `TrialStarted`."""
         item = self.trials[key]
         item.placed = True
         self._unplaced.pop(key, None)
@@ -214,10 +212,10 @@ class SweepController:
     ) -> bool:
         """Add epochs to the curve of a running trial.
 
-        Return True if it must stop early or a user has cancelled it.
+        Return True if the trial must stop early, or if a user has cancelled it.
 
-        Epochs reported before are skipped. ``log`` is what the worker logged since its
-        last report, ``node`` the host name of the worker's machine.
+        Epochs that were reported before are skipped. ``log`` is the text that the
+        worker logged since its last report, ``node`` the host name of its machine.
         """
         self.tick()
         item = self.trials[key]
@@ -236,18 +234,18 @@ class SweepController:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Note the memory that a trial reports.
+        """Store the peak memory that a trial reports, for `placement`.
 
-        Unless it failed, note also that the node with the id ``node`` works.
+        Unless the trial failed, count the node with the id ``node`` as a working one.
         """
         self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
-            self.failures.works(node, ended=report.done)
+            self.failures.add_success(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
         """Store and return the record of a trial that ended on ``node``.
 
-        None if the trial failed and runs again.
+        If the trial failed and runs again, queue its next attempt, and return None.
         """
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
@@ -261,14 +259,14 @@ class SweepController:
     def failed(
         self, key: str, failure: Failure, report: TrialReport | None = None
     ) -> Record | None:
-        """Queue the next attempt at a trial, and return None.
+        """Queue the next attempt at a failed trial, and return None.
 
-        After the last attempt, store and return the record.
+        If the failed attempt was the last one, store and return the record instead.
 
         ``report`` is the last report of the worker, if the worker reported the failure.
         The next attempt resumes from the trial's last checkpoint.
         """
-        runs_again = self.failures.retries(key, failure)
+        runs_again = self.failures.add_failure(key, failure)
         for node in self.failures.new_quarantines():
             reason = self.failures.quarantined[node]
             self._emit(
@@ -300,12 +298,10 @@ class SweepController:
         return None
 
     def finish(self, key: str, report: TrialReport) -> Record:
-        """Store and return the record of the trial ``key``, and inform its search.
+        """Store the record of a trial that ended with ``report``, and return it.
 
-        The trial ended with ``report``.
-
-        The record is durable within seconds (`Recorder`), and the trial's checkpoint is
-        deleted only then.
+        The record is also given to the trial's search. It is durable within seconds
+        (`Recorder`), and the trial's checkpoint is deleted only then.
         """
         item = self._released(key)
         if key in self.control.cancelled:
@@ -361,9 +357,9 @@ class SweepController:
         return seconds / max(1, num_placed)
 
     def demand(self) -> Counter[Resources]:
-        """Return how many trials could run at the same time if there were room for all.
+        """Return the number of trials that could run at once on an unlimited cluster.
 
-        By resources of a trial.
+        The numbers are given by the resources of a trial.
         """
         demand: Counter[Resources] = Counter()
         if self.control.paused or self.control.stopping:
@@ -399,7 +395,8 @@ class SweepController:
     def tidy(self) -> None:
         """Write all rows, compact the store, and delete checkpoints.
 
-        They are those of trials that have ended or will not go on.
+        Only checkpoints of trials that have ended, or that will not be continued, are
+        deleted.
         """
         self.close()
         ended_pairs = {
@@ -453,7 +450,8 @@ class SweepController:
     def _by_priority(self) -> list[TrialSource]:
         """Return the searches whose data are staged, the most urgent first.
 
-        If the sweep file says so, they are first of all in the order of their tasks.
+        If the sweep file asks for the order of tasks, searches are sorted by task
+        first, and then by urgency.
         """
         tasks = self.searches.tasks_staged
         ready = [
@@ -474,10 +472,10 @@ class SweepController:
         plan: SearchPlan,
         admits: Callable[[Resources], bool],
     ) -> bool:
-        """Return whether a trial of a plan may be taken now.
+        """Return whether a trial of a plan may be taken from its search now.
 
-        An open-ended search decides as late as it can: only when the trial starts at
-        once.
+        A trial of an open-ended search is taken only if it can start at once, because
+        such a search decides better with more records.
         """
         resources = self._usual_resources(plan)
         if not admits(resources):
@@ -488,9 +486,9 @@ class SweepController:
         return not 0 < capacity <= self.in_flight[resources]
 
     def _take_from(self, search: TrialSource) -> TrialState | None:
-        """Take the next trial of a search, and let it wait for its start.
+        """Take the next trial of a search, add it to the waiting ones, and return it.
 
-        None if no trial can start.
+        None if the search has no trial that can start.
         """
         trial = search.take()
         if trial is None:
@@ -509,9 +507,9 @@ class SweepController:
         return item
 
     def _room(self) -> Callable[[Resources], bool]:
-        """Return a function that says whether a trial with some resources may start.
+        """Return a function that says whether a trial with given resources may start.
 
-        It is valid until one starts.
+        The function is valid until the next trial starts.
         """
         long_ago = self.failures.now() - PATIENCE_SECONDS
         late = takewhile(
@@ -531,16 +529,13 @@ class SweepController:
         return item
 
     def _usual_resources(self, plan: SearchPlan) -> Resources:
-        """Return the resources that the next trial of a plan gets.
-
-        A changed batch size changes them.
-        """
+        """Return the resources that a trial of a plan gets at its usual batch size."""
         return self.placement.resources(plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
-        """Hand a waiting trial out, with the resources it gets now, if there is room.
+        """Hand a waiting trial out with its resources, if there is room.
 
-        Return whether there was.
+        Return whether the trial was handed out.
         """
         failures = self.failures.of(item.trial.key)
         resources = self.placement.resources(item.trial, failures)
@@ -557,10 +552,10 @@ class SweepController:
     def _take_staged(self, *, idle: bool) -> bool:
         """Open the searches of tasks that were staged since the last call.
 
-        Return whether any were.
+        Return whether there were such tasks. ``idle``: no trial can start otherwise.
         """
-        found = [] if self.stager is None else self.stager.poll(idle=idle)
-        for staged in found:
+        newly_staged = [] if self.stager is None else self.stager.poll(idle=idle)
+        for staged in newly_staged:
             self.searches.staged(staged)
             if staged.error:
                 self._emit(
@@ -568,11 +563,11 @@ class SweepController:
                 )
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
-        return bool(found)
+        return bool(newly_staged)
 
 
 def _counted_notes(records: Sequence[Record]) -> dict[str, int]:
-    """Return the number of records with each note, most frequent first."""
+    """Return the number of records by note, the most frequent note first."""
     notes = Counter[str]()
     for record in records:
         distinct = dict.fromkeys((record.notes or "").split("; "))

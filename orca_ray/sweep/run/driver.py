@@ -32,7 +32,7 @@ from orca_ray.version import code_version
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""Seconds between two looks at a cluster that is still starting."""
+"""Seconds between two checks of a cluster that is still starting."""
 
 
 def run_sweep(
@@ -54,7 +54,7 @@ def run_sweep(
 ) -> events.Summary:
     """Run the trials of a sweep that have no record yet, and return a summary.
 
-    The same call continues a sweep.
+    After an interruption, the same call continues the sweep.
 
     Args:
         spec: the sweep.
@@ -75,7 +75,7 @@ def run_sweep(
             `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
-        make_sources: makes what decides which trials of the methods run.
+        make_sources: function that makes the searches, which decide which trials run.
 
     Raises:
         UserError: the store cannot be written, the cluster cannot be reached, a trial
@@ -147,11 +147,10 @@ def run_sweep(
 def start(
     controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener
 ) -> None:
-    """Wait until a task is staged or all have failed, and announce the sweep.
+    """Wait until a task is staged or all tasks have failed, and announce the sweep.
 
-    The controller gets the stager.
-
-    Raises UserError if no task can be staged and no trial has ended in an earlier run.
+    The stager becomes that of the controller. Raises UserError if no task can be staged
+    and no trial has ended in an earlier run.
     """
     errors = [task.error for task in engine.first_staged(stager)]
     searches = controller.searches
@@ -171,7 +170,7 @@ def staging_requests(
 ) -> list[StagingRequest]:
     """Return a staging request for each of ``tasks`` that has a search.
 
-    It is for the data of the task, and the bodies and sources of its searches.
+    A request names the data of the task, and the bodies and sources of its searches.
     """
     by_task: dict[str, list[SearchPlan]] = {}
     for search in searches:
@@ -202,14 +201,12 @@ def wait_for_room(
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait until every trial of a sweep fits on a node of the cluster.
-
-    Return whether trials get GPUs.
+    """Wait until every trial of a sweep fits on a node; return whether it gets GPUs.
 
     ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room
     for one trial of each (task, method), with its GPUs. Unless ``needs_gpus``, trials
-    run without GPUs if no node has one. Raises UserError if some trial fits on no node,
-    after ``seconds`` seconds if the executor's cluster grows.
+    run without GPUs if no node has one. Raises UserError if some trial fits on no node.
+    If nodes may join the cluster (``engine.grows``), it is raised after ``seconds``.
     """
     waited = 0.0
     announced = False

@@ -78,15 +78,11 @@ class TimeLeft(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Event: a line of text for the user.
-
-    E.g. about a download or a trial that is run again.
-    """
+    """Event: a line of text for the user, e.g. about a download."""
 
     text: str
-    passing: bool = (
-        False  # whether it is out of date once a trial reports, e.g. about staging
-    )
+    passing: bool = False
+    """Whether the text is out of date once a trial reports, e.g. text about staging."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,7 @@ class Summary:
     unfinished: tuple[str, ...] = ()
     """Lines "task method: reason" for each (task, method) without a test score.
 
-    It has no data, or its trials failed.
+    The reason is that the task has no data, or that trials failed.
     """
     deterministic: bool = False
     aligned: int = 0
@@ -117,7 +113,7 @@ class Summary:
     reused: int = 0
     """Number of ``aligned`` trials that reused the alignment of another trial."""
     notes: Mapping[str, int] = field(default_factory=dict)
-    """Notes in the records, with the number of trials, most frequent first.
+    """Number of trials by note in their records, the most frequent note first.
 
     An example is a note on a class that was left out.
     """
@@ -126,9 +122,7 @@ class Summary:
     models: Mapping[str, str] = field(default_factory=dict)
     """Path or URI of the best model of each task, if models are kept."""
     missing_models: Mapping[str, str] = field(default_factory=dict)
-    """Task of each trial whose model should be in the store and is not.
-
-    By the trial's key.
+    """Task of each trial whose model should be in the store and is not, by trial key.
     """
 
     @property

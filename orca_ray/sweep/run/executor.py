@@ -26,8 +26,8 @@ class ExecutorOptions:
     gpus_per_trial: float | Literal["auto"] | None = None
     """Number of GPUs of each trial, for which trials wait.
 
-    ``auto``: by the measured memory of earlier trials; None: as the sweep file says;
-    with ``auto`` and None, trials use a CPU if no node has a GPU.
+    ``auto``: a share of a GPU, by the measured memory of earlier trials. None: the
+    number in the sweep file. In both cases, trials use a CPU if no node has a GPU.
     """
 
     @property
@@ -39,11 +39,10 @@ class ExecutorOptions:
 class Executor(AbstractContextManager["Executor"], ABC):
     """Base class of executors, which run the trials that a `SweepController` chooses.
 
-    They report progress to the controller.
-
-    Use it as a context manager in one thread: call ``open`` once, then ``run`` once.
-    Leaving the context ends all processes that the executor started, even after an
-    exception or Ctrl-C.
+    Executors report the progress of trials to the controller. Use an executor as a
+    context manager in one thread: call ``open`` once, then ``run`` once. Leaving the
+    context ends all processes that the executor started, even after an exception or
+    Ctrl-C.
     """
 
     name: str
@@ -58,15 +57,15 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address``, or start one if it is None.
+        """Join the cluster at ``address`` (None: start one), and return its nodes.
 
-        Return its nodes. UserError if that fails.
+        Raises UserError if that fails.
         """
 
     def open_early(self, address: str | None) -> None:
-        """Begin what ``open`` does in another thread, if it takes seconds.
+        """Begin the work of ``open`` in another thread, if the work takes seconds.
 
-        ``open`` then waits for it.
+        A later call of ``open`` waits for that thread.
         """
         return
 
@@ -88,14 +87,14 @@ class Executor(AbstractContextManager["Executor"], ABC):
     ) -> Stager:
         """Return a stager that stages ``requests`` on the nodes.
 
-        It passes lines of text to ``progress``.
+        The stager calls ``progress`` with lines of text.
         """
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait until a task is staged or all have failed.
+        """Wait until a task is staged or all tasks have failed (see `Stager.first`).
 
-        Return the tasks staged or failed so far (`Stager.first`).
+        Return the results of the tasks that were staged or failed so far.
         """
         return stager.first()
 

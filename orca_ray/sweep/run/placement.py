@@ -18,20 +18,20 @@ from orca_ray.training.sample_cost import CONTEXT_MIB
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""
 MARGIN = 1.2
-"""GPU memory that a trial gets, relative to the measured peak.
+"""GPU memory that a trial gets, relative to the measured peak of allocated memory.
 
-torch reserves more than it allocates.
+PyTorch reserves more memory than it allocates.
 """
 
 
 Workload = tuple[Scalar | None, ...]
-"""Properties of a trial that determine its peak GPU memory.
+"""Task, method, body, batch size and precision of a trial.
 
-They are task, method, body, batch size and precision.
+They determine its peak GPU memory.
 """
 
 
-def workload(
+def workload_of(
     trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]
 ) -> Workload:
     """Return the properties of a trial that determine its peak GPU memory.
@@ -51,14 +51,17 @@ def workload(
 REFRESH_SECONDS = 5.0
 """Seconds after which the nodes of the cluster are listed again."""
 PATIENCE_SECONDS = 300.0
-"""Seconds for which a waiting trial lets trials with other resources start."""
+"""Seconds after which a waiting trial no longer lets trials overtake it.
+
+Only trials that need other resources may overtake it.
+"""
 
 
 @dataclass(frozen=True)
 class GpuRequest:
     """GPUs that each trial of one (task, method) requests.
 
-    Trials wait for them once a node of the cluster has had a GPU.
+    Once a node of the cluster has had a GPU, trials wait for their GPUs.
     """
 
     gpus: float
@@ -72,12 +75,10 @@ class GpuRequest:
 
 
 class Placement:
-    """Rules of placement on a cluster whose nodes come and go.
+    """Placement of trials on a cluster whose nodes may join and leave.
 
-    Trials start while they fit; a few more wait in Ray.
-
-    Without a cluster, every trial gets the resources that were planned, and may start
-    at once.
+    Trials start as long as they fit on the nodes, and a few more trials wait in Ray.
+    Without a cluster, every trial gets the planned resources, and may start at once.
     """
 
     def __init__(
@@ -103,9 +104,12 @@ class Placement:
         self._clock = clock
         self._quarantined = quarantined
         self._peaks: dict[Workload, float] = {}
-        """Highest measured peak of GPU memory in MiB."""
+        """Highest measured peak of GPU memory in MiB, by workload."""
         self._least: dict[Workload, float] = {}
-        """Smallest share of a GPU that had not proved too small."""
+        """Smallest share of a GPU to try after smaller shares had too little memory.
+
+        The share is given by workload.
+        """
         self._card_mib = 0.0
         """Memory of the smallest GPU in MiB; 0 if it is unknown."""
         self._listed_at = -math.inf
@@ -116,9 +120,9 @@ class Placement:
 
     @property
     def nodes(self) -> list[NodeResources]:
-        """Nodes that get trials: living ones that are not in quarantine.
+        """Nodes that get trials: the living nodes that are not in quarantine.
 
-        If none are left, all living nodes.
+        If all living nodes are in quarantine, all of them get trials.
         """
         self._refresh()
         nodes = [node for node in self._nodes if node.id not in self._quarantined]
@@ -147,10 +151,9 @@ class Placement:
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of nodes that a trial should avoid.
 
-        They are those in quarantine, and those where the trial failed.
-
-        If no other node has the resources ``wanted``, return only those in quarantine;
-        [] if only these have them.
+        They are the nodes in quarantine and those where the trial failed. If no other
+        node has the resources ``wanted``, they are only the nodes in quarantine. If
+        only nodes in quarantine have these resources, no node is avoided.
         """
         nodes = self.nodes
         living_ids = {node.id for node in self._nodes}
@@ -164,11 +167,11 @@ class Placement:
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
         """Return the resources of a trial: those planned, with the GPUs that it gets.
 
-        These are the requested GPUs or, if requests are measured, the share of one GPU
-        that holds the peak memory of earlier trials; 0 if no node has had a GPU and
-        none is required. Without a GPU, a trial gets more host memory after it ran out
-        of memory twice. If `__init__` got no ``requests``, return the planned resources
-        unchanged.
+        The trial gets the requested GPUs or, if its request is measured, the share of
+        one GPU that holds the peak memory of earlier trials. It gets none if no node
+        has had a GPU and none is required. Without a GPU, it gets more host memory
+        after it ran out of memory twice. If `__init__` got no ``requests``, the planned
+        resources are returned unchanged.
         """
         if self._requests is None:
             return trial.resources
@@ -188,8 +191,8 @@ class Placement:
     def _more_memory(self, memory_gib: float) -> float:
         """Return the host memory for a trial that ran out of ``memory_gib`` GiB.
 
-        Without a request (0 GiB), Ray places by CPUs alone: half of the largest node's
-        memory keeps other trials away.
+        Without a request (0 GiB), Ray considers only CPUs. The trial then requests half
+        of the largest node's memory, which keeps other trials off that node.
         """
         largest = max((node.memory_gib for node in self.nodes), default=0.0)
         enlarged = 2 * memory_gib if memory_gib else largest / 2
@@ -203,9 +206,10 @@ class Placement:
     ) -> bool:
         """Return whether a trial with the resources ``wanted`` may be handed out now.
 
-        ``in_flight`` is the number of trials that executors have, by resources; only
-        those with equal resources count. ``overdue`` are the resources for which a
-        trial has waited for `PATIENCE_SECONDS`; they come first if a node has them.
+        ``in_flight`` is the number of trials that executors have, by resources; trials
+        with other resources are ignored. ``overdue`` are the resources for which a
+        trial has waited for `PATIENCE_SECONDS`. While there are such trials, and a node
+        is large enough for one, no trial with other resources is handed out.
         """
         if self._list_nodes is None:
             return True
@@ -219,13 +223,13 @@ class Placement:
         return True
 
     def _share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
-        """Return the share of a card for a trial.
+        """Return the share of a GPU for a trial.
 
-        It is ``requested``; or, if ``measured`` and the peak memory of such trials and
-        the size of the cards are known, the smallest of `SHARES` that holds the peak.
-        It is never less than what had proved too small.
+        It is ``requested``. If ``measured``, and the peak memory of the workload and
+        the memory of the GPUs are known, it is the smallest of `SHARES` that holds the
+        peak. It is always larger than shares on which the workload ran out of memory.
         """
-        kind = workload(trial, trial.hyperparameters)
+        kind = workload_of(trial, trial.hyperparameters)
         share = requested
         peak = self._peaks.get(kind)
         if measured and peak is not None and self._card_mib:
@@ -234,15 +238,15 @@ class Placement:
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Note what the report of a trial says about GPU memory.
+        """Store what the report of a trial says about GPU memory.
 
-        Peak, size of the GPU, and whether memory ran out; for trials on at most one
-        GPU.
+        That is the peak, the memory of the GPU, and whether memory ran out. Reports of
+        trials on several GPUs are ignored.
         """
         gpus = trial.resources.gpus
         if not 0 < gpus <= 1:  # of several GPUs, each has a part of the batch
             return
-        kind = workload(trial, trial.hyperparameters)
+        kind = workload_of(trial, trial.hyperparameters)
         card_mib = report.worker.device_memory_mib
         if card_mib:
             self._card_mib = min(self._card_mib or card_mib, card_mib)
@@ -253,14 +257,14 @@ class Placement:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
-        """Note the peak GPU memory in the record of a trial.
+        """Store the peak GPU memory in the record of a trial.
 
-        Only trials on at most one GPU that did not fail count.
+        Records of trials that failed, or that ran on several GPUs, are ignored.
         """
         if not record.gpus or record.gpus > 1 or record.status.failed:
             return
         if record.peak_memory_mib:
-            kind = workload(record, json.loads(record.hyperparameters))
+            kind = workload_of(record, json.loads(record.hyperparameters))
             self._learn_peak(kind, record.peak_memory_mib)
 
     def _learn_peak(self, kind: Workload, peak_mib: float) -> None:
@@ -269,7 +273,7 @@ class Placement:
     def node_name(self, node: str) -> str:
         """Return the host name of a node and the start of its id.
 
-        Without a cluster, its id.
+        Without a cluster, this is the whole id.
         """
         if self._list_nodes is None:
             return node

@@ -93,9 +93,9 @@ def build_plan(
 ) -> Plan:
     """Plan a sweep without running, downloading or writing anything.
 
-    Trials with a record in ``store`` count as finished (None: none has one). ``nodes``
-    are those of the cluster (None: this machine alone). UserError if the sweep has no
-    task or no method, or a local body cannot be read.
+    Trials with a record in ``store`` count as finished; None: there are no records.
+    ``nodes`` are those of the cluster; None: this machine alone. Raises UserError if
+    the sweep has no task or no method, or if a local body cannot be read.
     """
     nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)

@@ -1,7 +1,6 @@
-"""The recorder, which stores what trials report, and the records that it stores.
+"""The recorder, which writes the rows of trials to the store in batches.
 
-The controller owns one `TrialState` for each trial; searches and executors hold only
-keys of trials.
+`make_record` makes the record of an ended trial.
 """
 
 import logging
@@ -29,9 +28,9 @@ from orca_ray.version import code_version
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 50
-"""Number of waiting records from which on all rows are written at once."""
+"""Number of waiting records from which on all waiting rows are written immediately."""
 MAX_SECONDS = 2.0
-"""Seconds after a write at which waiting rows are written again."""
+"""Seconds between two writes of waiting rows."""
 MAX_NEW_FILES = 40
 """Number of files that the store may gain before its newest ones are merged."""
 LOG_SECONDS = 10.0
@@ -41,16 +40,16 @@ LOG_SECONDS = 10.0
 class Recorder:
     """Writer of rows to the results store, in batches.
 
-    It deletes checkpoints of trials whose records are durable.
-
     Rows that are added later than `MAX_SECONDS` after the last write are written at
-    once: thousands of short trials share a few files, and a sweep of long trials stores
-    each record when its trial ends. Rows that could not be written wait for the next
-    write. Small files of the store are merged now and then. Checkpoints are deleted in
-    a thread: an object store may take seconds for a batch, in which no other trial
+    once. Thus, thousands of short trials share a few files, and a sweep of long trials
+    stores each record when its trial ends. Rows that could not be written wait for the
+    next write. Small files of the store are merged after every `MAX_NEW_FILES`.
+
+    The recorder also deletes checkpoints of trials whose records are durable. It does
+    so in a thread, because an object store may take seconds, in which no other trial
     could start.
 
-    Every method that writes may raise UserError: the store fails. Not thread-safe.
+    Every method that writes may raise UserError if the store fails. Not thread-safe.
     """
 
     def __init__(
@@ -58,8 +57,8 @@ class Recorder:
     ) -> None:
         """Store the arguments.
 
-        ``before`` is called before and after each write: if it raises, the rows still
-        wait.
+        ``before`` is called before and after each write. If it raises an exception, the
+        rows remain in the list of waiting rows.
         """
         self._store = store
         self._sweep = sweep
@@ -73,7 +72,7 @@ class Recorder:
         self._logged_at = time.monotonic()
 
     def add(self, **rows: Sequence[Any]) -> None:
-        """Add rows, by the names of the arguments of `ResultsStore.append`.
+        """Add rows to be written, as keyword arguments of `ResultsStore.append`.
 
         An example is ``suggestions=[suggestion]``.
         """
@@ -84,7 +83,7 @@ class Recorder:
         self.flush_due()
 
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
-        """Store a trial that has ended: record, curve, artefacts, rest of the log."""
+        """Add the rows of an ended trial: record, curve, artefacts, rest of the log."""
         self._ended.append(record.trial_key)
         points = []
         for epoch in item.curve:
@@ -107,15 +106,12 @@ class Recorder:
         )
 
     def attempt_failed(self, item: TrialState) -> None:
-        """Store the rest of the log of a failed attempt.
-
-        The next attempt has a log of its own.
-        """
+        """Add the rest of the log of a failed attempt; the next one gets a new log."""
         self.add(logs=self._log_rows([item], ended=True))
         item.log = LogStream()
 
-    def logs(self, items: Iterable[TrialState]) -> None:
-        """Store what running trials have logged, at most every `LOG_SECONDS`."""
+    def add_logs(self, items: Iterable[TrialState]) -> None:
+        """Add the new log text of running trials, at most every `LOG_SECONDS`."""
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
             self._logged_at = time.monotonic()
             self.add(logs=self._log_rows(items))
@@ -137,10 +133,10 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store.
+        """Compact the store, and delete checkpoints.
 
-        Delete the checkpoints of trials ``keys`` and of the searches (task, method)
-        ``done``.
+        They are those of the trials ``keys``, and of all trials of the searches (task,
+        method) in ``done``.
         """
         self._store.compact()
         journal = self._store.journal(self._sweep)
@@ -201,12 +197,10 @@ def make_record(
     started_at: datetime,
     **run: Any,
 ) -> Record:
-    """Build the record of a trial that has ended.
+    """Return the record of a trial that has ended.
 
-    It follows from the last report and the learning curve.
-
-    The keyword arguments ``run`` are the fields ``executor`` and ``attempts``.
-    Unreported results become None.
+    ``report`` is the last report of the trial. The keyword arguments ``run`` are the
+    fields ``executor`` and ``attempts``. Results that were not reported are None.
     """
     assert report.status is not None
     task = get_task(trial.task)
@@ -241,10 +235,10 @@ def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, A
     """Return the record's fields about the result: scores, epochs, durations, ...
 
     For a completed trial, they are those of its last report. For other trials, best
-    score, best epoch and number of epochs come from the curve: after a resumption, a
-    report covers several epochs, and may go beyond the one where the trial was stopped.
-    If the worker disappeared before it reported a result, the curve gives distances and
-    durations.
+    score, best epoch and number of epochs are computed from the curve, because the
+    report after a resumption covers several epochs, and may go beyond the epoch after
+    which the trial was stopped. If the worker disappeared before it reported a result,
+    distances and durations are computed from the curve, too.
     """
     align = [point for point in curve if point.stage == "align"]
     refine = [point for point in curve if point.stage == "refine"]
@@ -263,7 +257,9 @@ def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, A
     if report.status is Status.COMPLETED:
         return outcome
     scored = [
-        (p.validation_score, p.epoch) for p in refine if p.validation_score is not None
+        (point.validation_score, point.epoch)
+        for point in refine
+        if point.validation_score is not None
     ]
     best, epoch = min(scored, default=(None, None))
     return {

@@ -42,7 +42,8 @@ ENVIRONMENT = (
 )
 """Columns about software and hardware.
 
-They may explain a difference of results but do not count as one.
+Different values may explain why results differ, but are not themselves a difference of
+results.
 """
 _REPLACED_SOURCE = re.compile(
     r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'"
@@ -67,7 +68,7 @@ class Comparison:
     def scores(self) -> tuple[float | None, float | None]:
         """Scores of record and repetition; None: no score.
 
-        On test or, if test was not read, on validation.
+        They are test scores or, if test was not read, validation scores.
         """
         return _score(self.record), _score(self.again)
 
@@ -75,28 +76,28 @@ class Comparison:
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
     """Return the record of the trial whose key starts with ``key``.
 
-    UserError unless one trial of one sweep fits.
+    ``sweep`` None: the trial may be of any sweep. Raises UserError unless exactly one
+    trial fits.
     """
-    found = {
+    records = {
         (record.sweep, record.trial_key): record
         for record in store.select({}, key_prefix=key)
     }
-    return found[only_trial(found, key, sweep)]
+    return records[only_trial(records, key, sweep)]
 
 
 def reproduce(
     record: Record, store: ResultsStore, model: Path | None = None
 ) -> Comparison:
-    """Run the trial of ``record`` in this process and compare the results.
+    """Run the trial of ``record`` again in this process, and compare the results.
 
-    The alignment is computed, not reused.
+    An alignment is computed again, not read from the cache. The results of a
+    deterministic trial agree if they are equal bit for bit. Other scores also agree if
+    the new one is in the 95 % prediction interval that follows from the scores of all
+    seeds in ``store``. ``model``: directory that the model is written to.
 
-    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if
-    the new one is where the scores of its seeds in ``store`` say that 95 % of new seeds
-    are. ``model``: directory that the model is written to.
-
-    Raises UserError if the record has no score, if its configuration is not one of this
-    version, or if data, method, body or source are missing here or not the same.
+    Raises UserError if the record has no score, if this version does not have its
+    configuration, or if data, method, body or source are missing here or not the same.
     """
     again = run_again(record, make_trial(record), model)
     old = _score(record)
@@ -133,7 +134,8 @@ def reproduce(
 def make_trial(record: Record) -> TrialSpec:
     """Return the trial of a record.
 
-    UserError if the record has no score, or the trial cannot be the same here.
+    Raises UserError if the record has no score, or if the trial cannot be the same
+    here.
     """
     if _score(record) is None or record.status.failed:
         advice = "run its sweep again with --retry-failed"
@@ -191,9 +193,8 @@ def make_trial(record: Record) -> TrialSpec:
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
     """Run a trial again in this process, and return the new record.
 
-    It runs for as many epochs as the trial of ``record``.
-
-    If the trial completes and ``model`` is given, the trained model is written to that
+    If the trial of ``record`` stopped early, the new one stops after as many epochs. If
+    the trial completes and ``model`` is given, the trained model is written to that
     directory. Raises UserError if the trial fails because something is missing or wrong
     here.
     """
@@ -246,9 +247,9 @@ def _score(record: Record) -> float | None:
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of all seeds of the trial of ``record``.
+    """Return the scores of the trials that differ from that of ``record`` in the seed.
 
-    These trials differ in the seed alone.
+    The score of ``record`` itself is included.
     """
     same = (
         "sweep",

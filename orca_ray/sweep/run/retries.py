@@ -1,4 +1,4 @@
-"""Which failed trials run again and when, and which nodes are in quarantine."""
+"""Decisions about failed trials: which run again and when, and which nodes are bad."""
 
 import time
 from collections import Counter
@@ -13,9 +13,9 @@ MAX_PAUSE_SECONDS = 8.0
 Ray needs a moment to notice a dead node.
 """
 SUSPICIOUS_TRIALS = 3
-"""Number of failed trials in a row after which a node is quarantined.
+"""Number of different trials that must fail in a row for a node to be quarantined.
 
-Different trials whose failure may be the node's fault count.
+Only failures that may be the node's fault are counted.
 """
 
 
@@ -25,7 +25,8 @@ class FailuresOfTrial:
 
     counts: Counter[Cause] = field(default_factory=Counter)
     excused: int = 0
-    """Number of failures that were not counted, because the node is in quarantine."""
+    """Number of failures that are not in ``counts``, because the node is in quarantine.
+    """
     not_before: float = 0.0
     """Time of the monotonic clock before which the trial must not start."""
     halvings: int = 0
@@ -35,69 +36,74 @@ class FailuresOfTrial:
 
 
 class FailureLedger:
-    """Ledger of failed trials.
+    """Ledger of the failures of trials.
 
-    It decides by `RULES` which trials run again, and which nodes get no more trials.
+    By `RULES`, it decides which trials run again, and which nodes get no more trials.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.now = clock
         """Returns the time that `FailuresOfTrial.not_before` refers to, in seconds."""
-        self._histories: dict[str, FailuresOfTrial] = {}
+        self._failures: dict[str, FailuresOfTrial] = {}
+        """Failures of each trial, by trial key."""
         self._suspicions: dict[str, dict[str, str]] = {}
-        self._works: set[str] = set()
+        """Failures that may be the fault of a node: reason by node id and trial key."""
+        self._working_nodes: set[str] = set()
+        """Ids of nodes on which a trial has reported an epoch."""
         self.quarantined: dict[str, str] = {}
         """Reason for the quarantine by node id."""
 
     def of(self, key: str) -> FailuresOfTrial:
         """Return the failures of the trial ``key`` so far.
 
-        An empty `FailuresOfTrial` if there is none.
+        If there is none, this is an empty `FailuresOfTrial`.
         """
-        return self._histories.get(key) or FailuresOfTrial()
+        return self._failures.get(key) or FailuresOfTrial()
 
-    def retries(self, key: str, failure: Failure) -> bool:
+    def add_failure(self, key: str, failure: Failure) -> bool:
         """Add a failure of the trial ``key``, and return whether the trial runs again.
 
         The trial's first `SUSPICIOUS_TRIALS` failures that a node in quarantine may
         have caused are not counted.
         """
         rule = RULES[failure.cause]
-        history = self._histories.setdefault(key, FailuresOfTrial())
-        known_bad = (
+        failures = self._failures.setdefault(key, FailuresOfTrial())
+        is_excused = (
             failure.node in self.quarantined
             and rule.blames_node
-            and history.excused < SUSPICIOUS_TRIALS
+            and failures.excused < SUSPICIOUS_TRIALS
         )
-        history.excused += known_bad
-        history.counts[failure.cause] += not known_bad
-        count = history.counts[failure.cause]
+        # An excused cause is stored, too, with a count of 0: the trial has been tried.
+        failures.counts[failure.cause] += 0 if is_excused else 1
+        if is_excused:
+            failures.excused += 1
+        count = failures.counts[failure.cause]
         if rule.pauses:
-            history.not_before = self.now() + min(
-                2.0 ** (max(count, 1) - 1), MAX_PAUSE_SECONDS
-            )
+            pause = 2.0 ** (max(count, 1) - 1)
+            failures.not_before = self.now() + min(pause, MAX_PAUSE_SECONDS)
         if rule.shrinks:
-            history.halvings += 1
+            failures.halvings += 1
         if rule.elsewhere and failure.node:
-            history.avoid |= {failure.node}
+            failures.avoid |= {failure.node}
         if rule.blames_node and failure.node:
             self._suspect(failure.node, key, failure.reason)
         return count <= rule.retries
 
-    def works(self, node: str, *, ended: bool) -> None:
-        """Note that a trial on ``node`` has reported an epoch.
+    def add_success(self, node: str, *, ended: bool) -> None:
+        """Store that a trial on ``node`` has reported an epoch.
 
-        If ``ended``, it has ended without a failure.
+        ``ended``: the trial has ended without a failure. Earlier failures on the node
+        are then forgotten.
         """
         if node:
-            self._works.add(node)
+            self._working_nodes.add(node)
             if ended:
                 self._suspicions.pop(node, None)
 
     def _suspect(self, node: str, key: str, reason: str) -> None:
         """Count a failure of a trial against ``node``.
 
-        If the trial failed elsewhere too, count it against no node.
+        If the trial has failed on another node, too, it is counted against no node.
         """
         elsewhere = [
             other
@@ -112,17 +118,17 @@ class FailureLedger:
             self._suspicions.setdefault(node, {})[key] = reason
 
     def new_quarantines(self) -> list[str]:
-        """Add to `quarantined` each node on which many trials failed in a row.
+        """Add nodes on which many trials failed in a row to `quarantined`.
 
-        They are `SUSPICIOUS_TRIALS` trials that failed on no other node.
-
-        Another node outside quarantine must have reported an epoch of a trial. Returns
-        the ids of the added nodes.
+        At least `SUSPICIOUS_TRIALS` trials that failed on no other node must have
+        failed on such a node, and another node outside quarantine must have reported an
+        epoch of a trial. Returns the ids of the added nodes.
         """
         added = []
         for node, trials in self._suspicions.items():
             others_work = any(
-                other != node and other not in self.quarantined for other in self._works
+                other != node and other not in self.quarantined
+                for other in self._working_nodes
             )
             if (
                 node not in self.quarantined

@@ -1,7 +1,7 @@
 """The state of a trial that has not ended.
 
-The controller owns one `TrialState` for each trial; searches and executors hold only
-keys of trials.
+The controller owns one `TrialState` for each trial. Searches and executors hold only
+the keys of trials.
 """
 
 import math
@@ -19,8 +19,8 @@ from orca_ray.sweep.search import TrialSource
 class TrialState:
     """A trial that has not ended, and the epochs that it has reported so far.
 
-    The trial waits for its first start or next attempt; then an executor has it
-    (``handed_out``); when it has a worker, it is ``placed``.
+    At first, the trial waits for its start or its next attempt. Then it is handed out
+    to an executor. When it has a worker, it is ``placed``.
     """
 
     trial: TrialSpec
@@ -35,7 +35,7 @@ class TrialState:
     They were made in earlier runs, or before the trial had to run again.
     """
     handed_out: float = 0.0
-    """Time of `FailureLedger.now` at which an executor got the trial."""
+    """Time of `FailureLedger.now` at which the trial was handed out to an executor."""
     placed: bool = False
     """Whether the trial has a worker."""
     node: str = ""

@@ -438,37 +438,37 @@ def test_a_node_that_fails_trials_is_quarantined_and_named(store: ResultsStore) 
 def test_the_only_node_that_works_is_not_quarantined() -> None:
     ledger = FailureLedger()
     for key in "abc":
-        ledger.retries(key, Failure(Cause.LOST, "gone", "only"))
+        ledger.add_failure(key, Failure(Cause.LOST, "gone", "only"))
     assert ledger.new_quarantines() == [], "no other node works"
-    ledger.works("other", ended=False)
+    ledger.add_success("other", ended=False)
     assert ledger.new_quarantines() == ["only"]
-    ledger.retries("a", Failure(Cause.LOST, "gone", "other"))
+    ledger.add_failure("a", Failure(Cause.LOST, "gone", "other"))
     assert not ledger.quarantined, "the trial fails everywhere"
 
 
 def test_a_node_is_not_quarantined_for_memory_or_before_it_ended_a_trial() -> None:
     ledger = FailureLedger()
-    ledger.works("other", ended=False)
+    ledger.add_success("other", ended=False)
     for key in "xyz":
-        ledger.retries(key, Failure(Cause.MEMORY, "large", "third"))
+        ledger.add_failure(key, Failure(Cause.MEMORY, "large", "third"))
     for key in "uv":
-        ledger.retries(key, Failure(Cause.LOST, "gone", "third"))
-    ledger.works("third", ended=True)
-    ledger.retries("w", Failure(Cause.LOST, "gone", "third"))
+        ledger.add_failure(key, Failure(Cause.LOST, "gone", "third"))
+    ledger.add_success("third", ended=True)
+    ledger.add_failure("w", Failure(Cause.LOST, "gone", "third"))
     assert ledger.new_quarantines() == []
 
 
 def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
     ledger = FailureLedger()
-    ledger.works("good", ended=False)
+    ledger.add_success("good", ended=False)
     failure = Failure(Cause.CODE, "broken", "bad")
     for key in "abc":
-        ledger.retries(key, failure)
+        ledger.add_failure(key, failure)
     ledger.new_quarantines()
     for _ in range(4):
-        assert ledger.retries("d", failure)
+        assert ledger.add_failure("d", failure)
     assert ledger.of("d").avoid == {"bad"}
-    assert not ledger.retries("d", failure), "no trial runs for ever"
+    assert not ledger.add_failure("d", failure), "no trial runs for ever"
 
 
 def test_error_texts_are_bounded() -> None:
