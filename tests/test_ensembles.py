@@ -330,12 +330,10 @@ def test_a_forged_ensemble_is_refused(
         load(forged, device="cpu")
 
 
-def test_a_deeply_nested_description_is_refused() -> None:
-    values = {
-        "orca_ray": "1",
-        "format": 1,
-        "report": {"a": json.loads("[" * 900 + "]" * 900)},
-    }
+@pytest.mark.parametrize("num_levels", [200, 900])
+def test_a_deeply_nested_description_is_refused(num_levels: int) -> None:
+    nested = json.loads("[" * num_levels + "]" * num_levels)
+    values = {"orca_ray": "1", "format": 1, "report": {"a": nested}}
     text = json.dumps({**values, "sha256": model_config.signature(values)}).encode()
     with pytest.raises(UserError, match="has too many levels"):
         model_config.parse_config(text, "config.json")

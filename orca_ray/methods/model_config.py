@@ -49,6 +49,11 @@ _MOST_ENTRIES = 50_000
 """Largest number of entries of ``config.json``; an ensemble of 200 members has about
 20,000.
 """
+_MOST_LEVELS = 100
+"""Largest number of levels of nested lists and objects in ``config.json``.
+
+That of a model has about ten. Much deeper ones would exceed Python's recursion limit.
+"""
 _LARGEST = float(np.finfo(np.float32).max)
 """Largest number in a `StoredArray`."""
 _MOST_VALUES = 2**27
@@ -316,16 +321,16 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     it was written, or has another version of the format.
     """
     values = _signed_values(text, path)
+    if _has_more_levels(values, _MOST_LEVELS):
+        raise UserError(f"{path} has too many levels; {ADVICE}")
+    num_entries = _count_entries(values)
+    if num_entries > _MOST_ENTRIES:
+        raise UserError(
+            f"{path} has {num_entries:,} entries; no model has more than"
+            f" {_MOST_ENTRIES:,}; {ADVICE}"
+        )
     try:
-        count = _num_entries(values)
-        if count > _MOST_ENTRIES:
-            raise UserError(
-                f"{path} has {count:,} entries; no model has more than"
-                f" {_MOST_ENTRIES:,}; {ADVICE}"
-            )
         config = TypeAdapter(ModelConfig).validate_python(values)
-    except RecursionError as error:
-        raise UserError(f"{path} has too many levels; {ADVICE}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "its fields"
@@ -361,20 +366,39 @@ def _signed_values(text: bytes, path: Path | str) -> dict[str, Any]:
     return values
 
 
-def _num_entries(value: Any, name: str = "") -> int:
-    """Return the number of entries in a JSON value, which is called ``name``.
+def _has_more_levels(value: Any, most_levels: int) -> bool:
+    """Return whether a JSON value has more than ``most_levels`` of nesting.
 
-    Numbers of arrays do not count, nor do entries that `ModelConfig` leaves unchecked.
-    An error of pydantic takes a kilobyte, and there may be several for each entry.
+    A number or text has none, a list of numbers has one.
+    """
+    containers = [value] if isinstance(value, list | dict) else []
+    for _ in range(most_levels):
+        containers = [
+            part
+            for container in containers
+            for part in (
+                container.values() if isinstance(container, dict) else container
+            )
+            if isinstance(part, list | dict)
+        ]
+    return bool(containers)
+
+
+def _count_entries(value: Any, name: str = "") -> int:
+    """Return the number of entries in all lists and objects of a JSON value.
+
+    ``name`` is the name of the value in its object. Numbers of arrays are not counted,
+    nor are entries that `ModelConfig` leaves unchecked. Errors of pydantic take a
+    kilobyte, and there may be several for each counted entry.
     """
     if isinstance(value, list):
         is_array = all(isinstance(number, int | float) for number in value)
         if name == "values" and is_array:
             return 0
-        return len(value) + sum(_num_entries(part) for part in value)
+        return len(value) + sum(_count_entries(part) for part in value)
     if isinstance(value, dict):
-        inside = sum(_num_entries(part, key) for key, part in value.items())
-        return 0 if name in ("values", "report") else len(value) + inside
+        num_inside = sum(_count_entries(part, key) for key, part in value.items())
+        return 0 if name in ("values", "report") else len(value) + num_inside
     return 0
 
 

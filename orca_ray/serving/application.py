@@ -374,7 +374,7 @@ class Application:
         arrival_time = max(self._arrival_time, now - max(1.0, step)) + step
         if arrival_time > now:
             raise self._busy()
-        if self._in_progress >= IN_PROGRESS and not self._end_slowest(now):
+        if self._in_progress >= IN_PROGRESS and not self._end_oldest_slow_request(now):
             raise self._busy()
         self._arrival_time = arrival_time
 
@@ -386,7 +386,7 @@ class Application:
             if len(body) > self._limits.body_bytes:
                 raise self._too_large()
             while self._held_bytes > HELD_BODIES * self._limits.body_bytes:
-                if not self._end_slowest(time.monotonic()):
+                if not self._end_oldest_slow_request(time.monotonic()):
                     raise self._busy()
 
     def _too_large(self) -> HTTPException:
@@ -405,7 +405,7 @@ class Application:
             {"Retry-After": "1"},
         )
 
-    def _end_slowest(self, now: float) -> bool:
+    def _end_oldest_slow_request(self, now: float) -> bool:
         """End the oldest request if its body is incomplete after `SLOW_SECONDS`.
 
         Return whether there was one.

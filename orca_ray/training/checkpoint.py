@@ -75,16 +75,27 @@ class Alignment:
     probes: tuple[ProbePoint, ...] = ()
     """Results of the guard's probes of the embedder, in order; empty without a guard.
     """
-    chosen: int | None = None
+    chosen_epoch: int | None = None
     """Align epoch that the guard chose, after which ``embedder`` was saved; None
     without a guard: the last epoch.
     """
 
+    def to_state(self) -> dict[str, Any]:
+        """Return the fields as a dict that `from_state` reads.
+
+        The name "chosen" is that of files of earlier versions.
+        """
+        values = asdict(self)
+        values["chosen"] = values.pop("chosen_epoch")
+        return values
+
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
-        """Return the alignment that `asdict` converted to ``state``."""
+        """Return the alignment in a dict that `to_state` returned."""
+        stored = dict(state)
         values = {
-            **state,
+            "chosen_epoch": stored.pop("chosen", None),
+            **stored,
             "epochs": tuple(AlignEpoch(**epoch) for epoch in state["epochs"]),
             "probes": tuple(ProbePoint(**point) for point in state["probes"]),
             "notes": tuple(state["notes"]),
@@ -127,8 +138,8 @@ class AlignReplay:
         """Number of epochs that have been replayed."""
         self.plateaued = self.done and self._alignment.plateaued
         self.distance_after = self._alignment.distance_after if self.done else None
-        self.chosen = self._alignment.chosen if self.done else None
-        """`Alignment.chosen`; None until `done`."""
+        self.chosen_epoch = self._alignment.chosen_epoch if self.done else None
+        """`Alignment.chosen_epoch`; None until `done`."""
 
     def step(self) -> AlignEpoch | ProbePoint:
         """Return the next stored report.
@@ -148,7 +159,7 @@ class AlignReplay:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole alignment, which the cache may lose, and the position."""
-        return {"replay": asdict(self._alignment), "position": self._position}
+        return {"replay": self._alignment.to_state(), "position": self._position}
 
 
 class AlignedCache:
@@ -200,7 +211,7 @@ class AlignedCache:
         """
         path = self._directory / f"{key}{_SUFFIX}"
         try:
-            save(path, {"format": _FORMAT, "alignment": asdict(alignment)})
+            save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
             cache.prune(self._directory, _SUFFIX)
         except OSError as error:
             _log.warning(

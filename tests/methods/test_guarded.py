@@ -74,7 +74,7 @@ def test_the_guard_chooses_the_lowest_error_that_is_no_noise(
         guard.step(POINTS[number], 10 * number)
         assert not guard.is_due(POINTS[number])
     assert guard.done
-    assert guard.chosen == chosen
+    assert guard.chosen_epoch == chosen
     assert [point.epoch for point in guard.points] == [0, 10, 20]
     means = [float(error.mean()) for error in errors]
     assert [point.error for point in guard.points] == pytest.approx(means)

@@ -62,7 +62,7 @@ class AlignGuard:
         """Errors of the chosen embedder."""
         self._weights: dict[str, Tensor] = {}
         """Weights of the chosen embedder."""
-        self.chosen = 0
+        self.chosen_epoch = 0
         """Number of align epochs of the chosen embedder; 0: the embedder before
         aligning.
         """
@@ -89,7 +89,7 @@ class AlignGuard:
         """
         errors_n = self._probe()
         if self._errors_n is None or _is_lower(errors_n, self._errors_n):
-            self.chosen = epoch
+            self.chosen_epoch = epoch
             self._errors_n = errors_n
             self._weights = {
                 name: value.to("cpu", copy=True)
@@ -108,7 +108,7 @@ class AlignGuard:
         """Return the state for an exact resume."""
         return {
             "passed": self._passed,
-            "chosen": self.chosen,
+            "chosen": self.chosen_epoch,
             "errors": self._errors_n,
             "points": [(point.epoch, point.error) for point in self.points],
             "weights": self._weights,
@@ -117,7 +117,7 @@ class AlignGuard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an interrupted guard, to continue from it."""
         self._passed = state["passed"]
-        self.chosen = state["chosen"]
+        self.chosen_epoch = state["chosen"]
         self._errors_n = state["errors"]
         self._weights = state["weights"]
         self.points = tuple(ProbePoint(*point) for point in state["points"])
@@ -218,9 +218,9 @@ class AlignStage:
         assert run is not None
         chosen_epoch = None
         if isinstance(run, AlignReplay):
-            chosen_epoch = run.chosen
+            chosen_epoch = run.chosen_epoch
         elif self._guard is not None and self.done:
-            chosen_epoch = self._guard.chosen
+            chosen_epoch = self._guard.chosen_epoch
         return replace(
             outcome,
             distance_before=run.distance_before,
@@ -266,7 +266,9 @@ class AlignStage:
             return
         if self._guard is not None:
             alignment = replace(
-                alignment, probes=self._guard.points, chosen=self._guard.chosen
+                alignment,
+                probes=self._guard.points,
+                chosen_epoch=self._guard.chosen_epoch,
             )
         cache.store(self._key, alignment)
 
