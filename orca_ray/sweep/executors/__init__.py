@@ -20,9 +20,10 @@ def make_executor(name: str) -> Executor:
 
 
 def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
-    """Return the nodes of the cluster that is joined, else this machine.
+    """Return the nodes on which an executor would run trials.
 
-    UserError if the cluster is not reached.
+    If it joins a cluster, these are the nodes of the cluster, else only this machine.
+    Raises UserError if the cluster cannot be reached.
     """
     if executor != "ray" or joined_address(address) is None:
         return [this_node()]
@@ -31,9 +32,9 @@ def nodes_of(executor: str, address: str | None) -> list[NodeResources]:
 
 
 def joined_address(address: str | None) -> str | None:
-    """Return the Ray cluster to join: ``address``, or else RAY_ADDRESS.
+    """Return the address of the Ray cluster to join; None if none is to be joined.
 
-    None if neither is set, or if the address is "local".
+    It is ``address``, or RAY_ADDRESS if ``address`` is empty. "local" names no cluster.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if not address or address == "local":

@@ -27,7 +27,7 @@ class InlineExecutor(Executor):
     def open(self, address: str | None) -> list[NodeResources]:
         """Return this machine as the only node.
 
-        Log a warning if ``address`` is given, which is ignored.
+        An ``address`` is ignored, with a warning.
         """
         if address is not None:
             logger.warning(
@@ -61,9 +61,9 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _next(controller: SweepController) -> TrialSpec | None:
-        """Return the next trial, after the end of a pause.
+        """Return the next trial; during a pause, wait for its end.
 
-        None if there is none, or after Ctrl-C during a pause.
+        None if no trial is left, or after Ctrl-C during a pause.
         """
         with contextlib.suppress(KeyboardInterrupt):
             trial = controller.next_trial()

@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 ALWAYS_LEFT_OUT = (".git", ".venv", "__pycache__", ".mypy_cache", ".pytest_cache")
 """Names of folders that no job needs."""
 MAX_FILES = 100_000
-"""Number of files from which the folder is taken for a mistake, e.g. a home folder."""
+"""Largest number of files of a job. A larger folder is a mistake, e.g. a home folder.
+"""
 LOST_SECONDS = 60.0
 """Seconds without an answer after which a cluster counts as lost."""
 RETRY_SECONDS = 1.0
@@ -33,7 +34,7 @@ RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """What runs as a job, with which files and in which environment."""
+    """Request to run a command as a job, with its files and its environment."""
 
     entrypoint: str
     """Command line for a shell of the head node."""
@@ -105,7 +106,7 @@ def _is_excluded(path: Path, patterns: Sequence[str]) -> bool:
 
 
 def connect(address: str | None) -> "JobSubmissionClient":
-    """Return a client of the job server at ``address``; None: of this machine.
+    """Return a client of the job server at ``address`` (None: on this machine).
 
     Raises UserError if no job server answers there, or if it refuses the token.
     """
@@ -156,7 +157,10 @@ def _refusal(address: str | None, error: Exception) -> str:
 
 
 class JobLog:
-    """Follows the log of a job until the job ends, also over lost connections."""
+    """Reader that follows the log of a job until the job ends.
+
+    If the connection is lost, it connects again.
+    """
 
     def __init__(
         self, client: "JobSubmissionClient", job: str, write: Callable[[str], None]
@@ -189,14 +193,14 @@ class JobLog:
             time.sleep(RETRY_SECONDS)
 
     def _try_to_read(self) -> None:
-        """Write what is new in the log, until it ends or the connection is lost."""
+        """Write new text of the log, until it ends or the connection is lost."""
         try:
             asyncio.run(self._read())
         except Exception as error:  # of the connection, by cause and version
             logger.debug("the log of %s ended", self._job, exc_info=error)
 
     async def _read(self) -> None:
-        """Write what the log has after the part that is written already."""
+        """Write the part of the log that was not written before."""
         num_read = 0
         async for text in self._client.tail_job_logs(self._job):
             num_old = max(0, self._num_written - num_read)

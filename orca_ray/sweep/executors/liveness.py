@@ -25,7 +25,7 @@ class HeartbeatThread:
     def __init__(self, seconds: float, node: str) -> None:
         """Start the thread.
 
-        It writes at most every ``seconds`` seconds, on the node with the id ``node``.
+        It writes at most every ``seconds`` seconds. ``node`` is the id of this node.
         """
         self._seconds = seconds
         self._node = node
@@ -57,7 +57,7 @@ class HeartbeatThread:
 def read_heartbeat(name: str) -> tuple[str, int]:
     """Return the node id and the progress count in the heartbeat of the trial ``name``.
 
-    ("", -1) if unreadable.
+    Returns ("", -1) if the heartbeat is missing or cannot be read.
     """
     with contextlib.suppress(Exception):
         heartbeat = ray_private.key_value_store("get", name) or b""
@@ -68,15 +68,20 @@ def read_heartbeat(name: str) -> tuple[str, int]:
 
 @dataclass
 class _Watch:
+    """State of a watched trial."""
+
     alive: float
+    """Time at which the last sign of life was seen."""
     read_at: float
+    """Time at which the heartbeat was last read."""
     count: int = -1
+    """Progress count in the last heartbeat that was read."""
     began: float | None = None
-    """Time of the first report; before it, the worker may stage data."""
+    """Time of the first report; None: no report yet, the worker may stage data."""
 
 
 class Deadlines:
-    """Watcher of running trials: finds those that exceed the `TimeLimits`."""
+    """Watcher of running trials, which finds the trials that exceed `TimeLimits`."""
 
     def __init__(
         self,
@@ -99,9 +104,9 @@ class Deadlines:
         self._watches.setdefault(name, _Watch(now, now))
 
     def reported(self, name: str) -> None:
-        """Note a report of the trial ``name``: restart its heartbeat limit.
+        """Restart the heartbeat limit of the trial ``name``, which has sent a report.
 
-        The first report starts its time limit.
+        The first report starts the trial's time limit.
         """
         watch = self._watches.get(name)
         if watch is not None:
@@ -115,23 +120,23 @@ class Deadlines:
     def exceeded(self) -> Mapping[str, str]:
         """Return a sentence for each trial that has exceeded a limit, by its name."""
         now = self._clock()
-        found = {}
+        reasons = {}
         for name, watch in self._watches.items():
             if (
                 self._limits.trial is not None
                 and watch.began is not None
                 and now - watch.began > self._limits.trial
             ):
-                found[name] = (
+                reasons[name] = (
                     "the trial took longer than its limit of"
                     f" {self._limits.trial / 60:g} minutes"
                 )
             elif self._is_silent(name, watch, now):
-                found[name] = (
+                reasons[name] = (
                     f"no progress for {self._limits.heartbeat / 60:g} minutes: the"
                     " worker hangs"
                 )
-        return found
+        return reasons
 
     def _is_silent(self, name: str, watch: _Watch, now: float) -> bool:
         quarter = self._limits.heartbeat / 4
@@ -148,7 +153,7 @@ CHECK_SECONDS = 2.0
 MISSES = 3
 """Number of failed checks in a row after which a service counts as lost.
 
-A short pause of the service is survived.
+Thus, a service may fail to answer for a short time.
 """
 
 
@@ -165,7 +170,7 @@ def lost_service(
 ) -> Exception:
     """Return ClusterLostError if a service does not answer now, else ``error``.
 
-    ``services`` holds host and port by name.
+    ``services`` has the host and the port of each service, by name.
     """
     if isinstance(error, ClusterLostError):
         return error
@@ -186,9 +191,10 @@ def _lost(name: str, address: tuple[str, int]) -> ClusterLostError:
 
 
 def services() -> dict[str, tuple[str, int]]:
-    """Return (host, port), by name, of the Ray services that this process needs.
+    """Return the host and the port of the Ray services that this process needs.
 
-    It must be connected to a cluster.
+    They are given by the name of the service. The process must be connected to a
+    cluster.
     """
     import ray
 
@@ -221,14 +227,14 @@ class Background:
         services: Mapping[str, tuple[str, int]],
         seconds: float = CHECK_SECONDS,
     ) -> None:
-        """Run the function and wait for its end.
+        """Run the function in a thread, and wait for its end.
 
         An exception of the function is raised here.
 
-        The first Ctrl-C calls ``interrupt``, which should make the function end; the
-        second one raises KeyboardInterrupt. Every ``seconds`` seconds, host and port of
-        all ``services`` must accept a connection: raises ClusterLostError after
-        `MISSES` failures in a row, although the function may never return.
+        The first Ctrl-C calls ``interrupt``, which should make the function end. The
+        second one raises KeyboardInterrupt. Every ``seconds`` seconds, all ``services``
+        must accept a connection. If one fails `MISSES` times in a row,
+        ClusterLostError is raised, although the function may never return.
         """
         threading.Thread(target=self._run, name="work", daemon=True).start()
         interrupted = False

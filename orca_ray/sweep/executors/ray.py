@@ -1,10 +1,9 @@
-"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune.
+"""The executor that runs the trials of a sweep on a Ray cluster.
 
-Actors are reused from trial to trial.
-
-Tune places trials on nodes. The controller decides which trial runs next, is run again
-or is stopped; the classes in `tune_adapter` pass its decisions to Tune. Tune's
-snapshots and loggers are not used.
+The sweep is one run of Ray Tune, whose actors run one trial after another. Tune places
+trials on nodes. The controller decides which trial runs next, is run again or is
+stopped; the classes in `tune_adapter` pass its decisions to Tune. Tune's snapshots and
+loggers are not used.
 """
 
 import atexit
@@ -70,7 +69,7 @@ GIB_OF_WORKER = 0.75
 MEMORY_FOR_TRIALS = 0.7
 """Fraction of a container's memory that trials may reserve.
 
-Ray's own default for a machine.
+It is Ray's default for the memory of a machine.
 """
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
@@ -90,14 +89,15 @@ class RayExecutor(Executor):
         self._thread = ThreadPoolExecutor(1)
         """Thread of `open_early`.
 
-        Linux ends Ray's processes with the thread that started them, so it ends last.
+        Linux ends Ray's processes with the thread that started them, so this thread
+        must end last.
         """
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
         self._started: frozenset[psutil.Process] = frozenset()
-        """Processes of the cluster that was started here.
+        """Processes of the cluster that this executor started.
 
-        There may be others, e.g. of a tracker.
+        This process may have other child processes, e.g. of a tracker.
         """
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
@@ -108,14 +108,14 @@ class RayExecutor(Executor):
     def open_early(self, address: str | None) -> None:
         """Begin to join or start the cluster in another thread.
 
-        A start takes ten seconds.
+        Starting a cluster takes ten seconds.
         """
         self._early = self._thread.submit(self._open, address)
 
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or RAY_ADDRESS, or start one here.
 
-        Return its nodes. May raise UserError.
+        Return its nodes. Raises UserError if that fails.
         """
         return self._open(address) if self._early is None else self._early.result()
 
@@ -271,10 +271,10 @@ class RayExecutor(Executor):
     ) -> bool:
         """Run Tune until the controller is done.
 
-        Return True if Ctrl-C ended it before that.
+        Return True if Ctrl-C ended the run before that.
 
-        Tune runs in a thread, because its calls to a cluster that is lost do not
-        return. Raises ClusterLostError.
+        Tune runs in a thread, because calls to a lost cluster do not return. Raises
+        ClusterLostError if the cluster is lost.
         """
         from orca_ray.sweep.executors.tune_adapter import TuneSearcher, run_tune
 
@@ -289,7 +289,7 @@ class RayExecutor(Executor):
             placement.learn_record(record)
         controller.placement = placement
         searcher = TuneSearcher(controller, Deadlines(options.time))
-        self._watched(
+        self._run_watched(
             lambda: run_tune(searcher, settings, trial_bundle, self.announce),
             lambda: setattr(searcher, "interrupted", True),
         )
@@ -300,23 +300,25 @@ class RayExecutor(Executor):
     def first_staged(self, stager: Stager) -> list[Staged]:
         """Return the results of `Stager.first`.
 
-        Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C.
+        Raises ClusterLostError if the cluster is lost, and KeyboardInterrupt after
+        Ctrl-C.
         """
-        found: list[Staged] = []
-        self._watched(
-            lambda: found.extend(stager.first()),
+        results: list[Staged] = []
+        self._run_watched(
+            lambda: results.extend(stager.first()),
             lambda: setattr(stager, "interrupted", True),
         )
         if stager.interrupted:
             raise KeyboardInterrupt
-        return found
+        return results
 
-    def _watched(self, work: Callable[[], None], interrupt: Callable[[], None]) -> None:
-        """Run ``work`` in a thread, and watch the cluster.
+    def _run_watched(
+        self, work: Callable[[], None], interrupt: Callable[[], None]
+    ) -> None:
+        """Run ``work`` in a thread, and check meanwhile whether the cluster answers.
 
-        Calls to a cluster that is lost do not return. Raises ClusterLostError.
-
-        ``interrupt`` is called after Ctrl-C, and must make it end.
+        ``interrupt`` is called after Ctrl-C, and must make ``work`` end. Raises
+        ClusterLostError if the cluster is lost, because calls to it do not return.
         """
         background = Background(work)
         watched = services()
@@ -350,7 +352,7 @@ class RayExecutor(Executor):
 def num_workers(node: NodeResources) -> int:
     """Return how many workers of Ray fit on a node.
 
-    The driver and Ray take as much memory as one (`GIB_OF_WORKER`).
+    The driver and Ray itself take as much memory as one worker (`GIB_OF_WORKER`).
     """
     return min(int(node.cpus), int(node.memory_gib / GIB_OF_WORKER) - 1)
 
@@ -365,9 +367,9 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 
 
 def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
-    """Return the GPUs of a search's trials.
+    """Return the request for GPUs of a search's trials.
 
-    They are those ``given`` on the command line, else those of the sweep file.
+    The number is ``given`` on the command line, or it is that of the sweep file.
     """
     request = plan.spec.resources(plan.task, plan.method)
     if isinstance(given, float):
@@ -403,9 +405,8 @@ def check_answer(address: str) -> None:
 def trial_bundle(config: dict[str, Any]) -> Any:
     """Return the placement group of the trial in a Tune config.
 
-    It has all resources of the trial on one node.
-
-    The config's ``avoid`` lists the ids of nodes on which the group must not be placed.
+    The group reserves all resources of the trial on one node. The config's ``avoid``
+    lists the ids of nodes on which it must not be placed.
     """
     from ray import tune
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 def max_package_bytes() -> int:
     """Return the size in bytes from which Ray refuses the files of a job.
 
-    Ray itself says so only after it has packed them.
+    Ray itself refuses them only after it has packed them.
     """
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
@@ -29,10 +29,8 @@ def key_value_store(
 ) -> Any:
     """Get, put or delete a value in the cluster's key-value store.
 
-    The store outlives workers.
-
-    ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores
-    ``value``; ``del`` deletes it.
+    ``get`` returns the bytes under ``key``, None if there are none. ``put`` stores
+    ``value`` under ``key``, and ``del`` deletes it. Values stay when workers end.
     """
     from ray.experimental import internal_kv
 

@@ -26,9 +26,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     settings: ClassVar[WorkerSettings]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """End this process if :meth:`setup` hangs.
+        """Construct the actor; this process ends if :meth:`setup` hangs.
 
-        The driver watches an actor only from when it has started.
+        The driver does not watch an actor until it has started.
         """
         limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
         faulthandler.dump_traceback_later(
@@ -53,19 +53,18 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._runner = TrialRunner(TrialSpec.from_json(config["trial"]), settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Free the previous trial and set up the trial in ``new_config``.
+        """Free the previous trial, and set up the trial in ``new_config``.
 
-        Return True: the actor can be reused.
+        Returns True, by which Tune knows that the actor was reused.
         """
         self._runner.close()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one step of the trial.
+        """Run one step of the trial, and return a dict for Tune.
 
-        Return a dict with the report as JSON text (Tune would flatten a nested dict).
-
+        The dict has the report as JSON text, because Tune would flatten a nested dict.
         Raises RuntimeError after a CUDA error, and StagingError if this node cannot
         stage the trial's data.
         """

@@ -1,4 +1,7 @@
-"""A run of Ray Tune, whose calls are passed to the controller, which decides."""
+"""A run of Ray Tune, in which the controller of the sweep makes all decisions.
+
+The classes of this module are called by Tune, and pass the calls to the controller.
+"""
 
 import contextlib
 import logging
@@ -41,19 +44,17 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.keys: dict[str, str] = {}
         """Key of each trial that Tune has, by Tune's trial id, the oldest first."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
-        """Ray's exception and its text for each trial whose worker disappeared.
-
-        By Tune's trial id.
+        """Ray's exception and its text, by Tune's id of a trial whose worker
+        disappeared.
         """
         self.expired: dict[str, str] = {}
-        """Reason for each trial whose worker was killed because of a time limit.
-
-        By Tune's trial id.
+        """Exceeded time limit, as a sentence, by Tune's id of a trial whose worker was
+        killed.
         """
         self.error: Exception | None = None
-        """Exception in the driver itself, e.g. a full disk.
+        """Exception in the driver itself, e.g. about a full disk.
 
-        It ends Tune's run and is raised afterwards.
+        It ends Tune's run, and is raised afterwards.
         """
         self.interrupted = False
         """Whether the user wants to end the run."""
@@ -68,7 +69,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial.
 
-        None if no trial can start now; FINISHED if none will follow.
+        Returns None if no trial can start now, FINISHED if no trial will start later.
         """
         if self.ending:
             return Searcher.FINISHED
@@ -89,7 +90,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def ending(self) -> bool:
         """Whether Tune must end all trials.
 
-        It must after an exception in the driver, an interruption or a request.
+        This is so after an exception in the driver, an interruption, or a request.
         """
         return (
             self.error is not None
@@ -105,7 +106,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass the report in ``result`` to the controller.
 
-        Return True if the trial has ended or must stop.
+        Return whether the trial has ended or must stop.
         """
         report = TrialReport.from_json(result["report"])
         node = result.get("node", "")
@@ -128,12 +129,13 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Pass the last report of a trial to the controller.
+        """Pass the last report of a trial, or its failure, to the controller.
 
         If the worker disappeared, the controller decides whether the trial runs again.
 
-        Tune passes all results of a trial to the scheduler, except the last one, which
-        arrives here. A trial that the scheduler stopped has already been handled.
+        Tune calls this method with the last result of a trial; it passes all other
+        results to the scheduler. Trials stopped by the scheduler have already been
+        handled.
         """
         if trial_id not in self.keys or self.error is not None:
             return
@@ -142,12 +144,12 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
                 not self.controller.control.stopping
             ):  # trials that had not reported end so, too
                 with self._own_errors():
-                    self._lose(trial_id)
+                    self._report_loss(trial_id)
         else:
             self.report(trial_id, result)
 
-    def _lose(self, trial_id: str) -> None:
-        """Report to the controller why the worker of a trial is gone.
+    def _report_loss(self, trial_id: str) -> None:
+        """Report to the controller why the worker of a trial disappeared.
 
         The controller decides whether the trial runs again.
         """
@@ -172,9 +174,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:
-        """Store an exception of the driver in ``error``.
+        """Context manager: store an exception of the driver in ``error``.
 
-        Tune would blame it on the trial.
+        Tune would treat it as a failure of the trial.
         """
         try:
             yield
@@ -196,15 +198,15 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         self._searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the trial that gets the next free actor; None if there is none.
+        """Return the trial that gets the next free actor; None if no trial is pending.
 
         It is the oldest trial for which no actor is starting.
 
-        Tune's own choice is the oldest trial of all. If an actor is starting for this
-        trial, Tune ends the actor: where trials are shorter than the start of an actor,
-        a cluster would never have more than its first few actors. Tune does not say for
-        which trials actors start; they are taken to be the oldest ones, as many as
-        there is room for.
+        Tune's own choice is the oldest trial of all. If an actor is starting for that
+        trial, Tune ends the starting actor. Where trials are shorter than the start of
+        an actor, a cluster would never have more than its first few actors. Tune does
+        not say for which trials actors are starting. This method assumes that they are
+        the oldest ones, as many as there is room for.
         """
         controller = self._searcher.controller
         keys = self._searcher.keys
@@ -295,10 +297,9 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Do periodic work, and kill the workers of trials that exceed a time limit.
 
-        The work: write rows, apply requests, and announce waiting trials.
-
-        Tune calls it at least ten times a second, and reports the trials of killed
-        workers as failed.
+        The periodic work is to write rows, to apply requests, and to announce waiting
+        trials. Tune calls this method at least ten times a second, and reports the
+        trials of killed workers as failed.
         """
         self._searcher.tick()
         if time.monotonic() - self._checked_at < CHECK_SECONDS:
@@ -380,15 +381,15 @@ def run_tune(
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
 """Parts of messages about a worker that Ray's memory monitor killed.
 
-Those about any dead worker mention the kernel's OOM killer, as one of several possible
-reasons.
+The kernel's OOM killer is no sign: messages about any dead worker mention it as one of
+several possible reasons.
 """
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
     """Return the failure that ended a trial on ``node``.
 
-    It is told from Ray's exception (None: unknown) and Tune's ``text``.
+    ``error`` is Ray's exception (None: unknown), and ``text`` Tune's text about it.
     """
     text = text or str(error or "no message from Ray")
     return Failure(_cause(error, text), bounded(text.strip()), node)

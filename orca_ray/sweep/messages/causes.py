@@ -1,4 +1,4 @@
-"""Why trials fail: the cause, the status of the record, and the rule for each cause."""
+"""Causes of failures of trials, and the rule for each cause."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,16 +39,16 @@ class Rule:
     Pauses take 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`.
     """
     counts: bool = True
-    """Whether the failed attempt counts in the number of attempts of the trial."""
+    """Whether the failed attempt is included in the trial's number of attempts."""
     shrinks: bool = False
     """Whether the next attempt gets half the micro-batch.
 
     Without a GPU, it also gets more memory after the second failure.
     """
     blames_node: bool = False
-    """Whether the node may be the reason.
+    """Whether the failure may be the fault of the node.
 
-    The failure then counts towards the quarantine of the node.
+    Such failures may lead to a quarantine of the node.
     """
     elsewhere: bool = False
     """Whether another node is preferred for the next attempt."""
@@ -83,20 +83,19 @@ class Failure:
 
 
 class StagingError(RuntimeError):
-    """Error: a node cannot get data, body or source of a trial.
+    """Error: a node cannot get the data, the body or a source of a trial.
 
-    Or it gets other versions than the sweep was planned with.
-
-    The node failed, not the trial: another node, or the same one later, may run the
-        trial. The error is therefore
-    handled like a lost worker and never ends a trial as ``failed_user``.
+    It is also raised if the node gets another version than the sweep was planned with.
+    The node failed, not the trial: another node, or the same node later, may run the
+    trial. The error is therefore handled like a lost worker, and never ends a trial as
+    ``failed_user``.
     """
 
 
 def bounded(text: str) -> str:
-    """Return ``text`` in at most `MAX_ERROR_BYTES`.
+    """Return ``text`` cut to at most `MAX_ERROR_BYTES`.
 
-    The middle is left out, since both ends name the error.
+    The middle is left out, because both ends may name the error.
     """
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= MAX_ERROR_BYTES:

@@ -33,7 +33,7 @@ class TrialReport:
     progress: tuple[EpochProgress, ...] = ()
     """Epochs that ended since the last report."""
     outcome: Outcome | None = None
-    """Result so far, which the driver records if it stops the trial now.
+    """Result so far, which is recorded if the driver stops the trial now.
 
     None before the model is built.
     """
@@ -44,7 +44,7 @@ class TrialReport:
     artefacts: tuple[Artefact, ...] = ()
     """Small pictures of what the model does.
 
-    Only in the last report of a confirm trial that completed.
+    Only the last report of a completed confirm trial has some.
     """
     log: str = ""
     """Log of the worker since the last report, with the traceback of a failure."""

@@ -32,12 +32,12 @@ class TimeLimits:
     trial: float | None = None
     """Limit of one attempt at a trial; None: no limit.
 
-    It counts from the worker's first report (see `TrialRunner.step`).
+    The time is measured from the worker's first report (see `TrialRunner.step`).
     """
     heartbeat: float = 1800.0
     """Limit of the time without an epoch or any other progress.
 
-    A trial that exceeds it counts as hung.
+    The worker of a trial that exceeds it is killed.
     """
 
 
@@ -60,30 +60,30 @@ def passed_environment() -> dict[str, str]:
 class WorkerSettings:
     """Settings of all workers of a sweep.
 
-    `repr` leaves out the fields that may contain credentials.
-
-    They are not written to files: Ray passes them inside the pickled class of the
-        trainable, which stays in memory.
+    `repr` leaves out the fields that may contain credentials. The settings are not
+    written to files: Ray passes them inside the pickled class of the trainable, which
+    stays in memory.
     """
 
     store: str = field(repr=False)
-    """Path or URI of the results store, in whose folder checkpoints lie."""
+    """Path or URI of the results store, which also holds the checkpoints."""
     staging: str | None = field(default=None, repr=False)
     """URI of the folder through which nodes share staged data; None: no such folder."""
     checkpoint_seconds: float = 30.0
     """Minimum time between two checkpoints of a trial."""
     keep_models: KeepModels = KeepModels.NONE
-    """Unless it is ``none``, confirm trials store their models."""
+    """Which models are kept. Unless it is ``none``, confirm trials store their models.
+    """
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial.
 
-    The interval of heartbeats and the limit of a worker's start follow from them.
+    They also determine the interval of heartbeats, and the limit of a worker's start.
     """
     environment: Mapping[str, str] = field(
         default_factory=passed_environment, repr=False
     )
 
     def apply(self) -> None:
-        """Set the variables in `environment`; keep those that this process has."""
+        """Set the variables in `environment` that this process does not have."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)

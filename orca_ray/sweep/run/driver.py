@@ -132,7 +132,7 @@ def run_sweep(
                 interrupted = engine.run(controller, settings, options)
         controller.tidy()
         keeper.tidy(controller.searches, ended=True)
-        advice = Checkpoints(store.uri).left() if interrupted else ""
+        advice = Checkpoints(store.uri).deletion_advice() if interrupted else ""
         if advice:
             emit_message(advice)
     summary = replace(

@@ -1,8 +1,9 @@
-"""The search of one (task, method): trials suggested by Optuna, then confirmed.
+"""The search of one (task, method).
 
-Each suggestion is an entry of the journal in the results store, which a sweep that
-starts again reads (docs/decisions/0015-journal.md). Own data are searched over folds
-and within a given time: `orca_ray.adaptation.search`, another `TrialSource`.
+Optuna suggests the configurations of search trials. Confirm trials then run the best
+one. Each suggestion is an entry of the journal in the results store, which a sweep that
+starts again reads (docs/decisions/0015-journal.md). Own data have another `TrialSource`
+(`orca_ray.adaptation.search`), which searches over folds and within a given time.
 """
 
 from orca_ray.sweep.search.history import History

@@ -1,4 +1,4 @@
-"""What the results store has of earlier runs of a sweep."""
+"""Trials and suggestions of earlier runs of a sweep, read from the results store."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,9 +22,8 @@ Pair = tuple[str, str]
 class History:
     """Trials and suggestions of earlier runs of a sweep and of its variants.
 
-    A variant has another number of search trials.
-
-    If several of these sweeps have the same trial, the sweep's own record counts.
+    A variant is the same sweep with another number of search trials. If the sweep and a
+    variant have the same trial, the sweep's own record is used.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
@@ -34,26 +33,25 @@ class History:
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     attempts: Mapping[str, int] = field(default_factory=dict)
-    """Highest number of an attempt that is stored, by trial key.
+    """Number of the last stored attempt, by trial key.
 
-    Trials that have epochs or run again are in it.
+    It contains the trials that have epochs or run again.
     """
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal: suggestions of the sweep, then of its variants.
+    """The journal, by (task, method): suggestions of the sweep, then of its variants.
 
-    Each by ascending number.
+    The suggestions of each of these sweeps are sorted by number.
     """
 
     @classmethod
     def read(
         cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()
     ) -> Self:
-        """Return what ``store`` holds of earlier runs of a sweep and of its variants.
+        """Return the history of a sweep and of its variants in ``store``.
 
-        Lost trials always run again, other failed trials if ``retry`` holds their key
-        or "" (all trials). Trials also run again if their scores are of another metric
-        than the task has now, or of another version of that metric, since a new version
-        of orca-ray would change these scores.
+        Lost trials always run again. Other failed trials run again if ``retry`` holds
+        their key or "" (all trials). Trials also run again if their scores are of
+        another metric than that of the task now, or of another version of that metric.
         """
         variants = [
             name for name in store.scan().values("sweep") if spec.is_variant(name)
@@ -95,7 +93,7 @@ def _runs_again(record: Record, key: str, retry: Collection[str]) -> bool:
 def _attempts(
     curves: pd.DataFrame, again: Mapping[str, Record]
 ) -> Iterator[tuple[str, int]]:
-    """Yield keys of trials with a number of attempts that the store knows of."""
+    """Yield pairs of a trial key and a number of an attempt that is stored."""
     last_attempts = curves.groupby("trial_key")["attempt"].max().fillna(0)
     for key, number in last_attempts.items():
         yield str(key), int(number)
@@ -104,9 +102,9 @@ def _attempts(
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
-    """Return the records whose scores are of the metric that their task has now.
+    """Return the records whose scores are of the present metric of their task.
 
-    Records of a task that there is no more are returned, too.
+    Records of a task that no longer exists are returned, too.
     """
     pairs = {(record.task, record.protocol) for record in records.values()}
     current = {

@@ -1,4 +1,8 @@
-"""The suggestions of a search, and their answers (results of trials)."""
+"""The suggestions of a search, and the answers to them.
+
+A suggestion is a set of values of the searched hyper-parameters. The answer is the
+result of its trial.
+"""
 
 import math
 import warnings
@@ -16,14 +20,14 @@ from orca_ray.sweep.plan.trial_spec import canonical_json, stable_seed
 
 
 class Suggestion(NamedTuple):
-    """A suggestion: number in the search, from 0, and searched hyper-parameters."""
+    """A suggestion: its number in the search, from 0, and its values."""
 
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Answers that were known when the suggestion was made.
+    """Numbers of the answers that were known when the suggestion was made.
 
-    In the format of `SuggestionRow.known`.
+    The format is that of `SuggestionRow.known`.
     """
 
 
@@ -52,11 +56,12 @@ class TrialAnswer(NamedTuple):
 
 
 class Study:
-    """Optuna study that suggests values with TPE from earlier answers.
+    """Optuna study that suggests values by TPE from earlier answers.
 
-    The Optuna study is in memory and is filled when `suggest` is called, so restoring a
-    search that needs no further suggestion costs nothing. Equal suggestions and answers
-    give equal suggestions, whether they were added at once or one after another.
+    Optuna's own study is in memory, and is filled when `suggest` is called. Restoring a
+    search that needs no further suggestion therefore costs nothing. The next suggestion
+    depends only on the earlier suggestions and answers, and not on the calls by which
+    they were added.
     """
 
     def __init__(self, space: Mapping[str, Dimension]) -> None:
@@ -76,9 +81,9 @@ class Study:
         """Return the values of a new suggestion, by name of the hyper-parameter.
 
         Args:
-            suggestions: the other suggestions, by ascending number. Those without an
-                answer are taken to be running and count as bad ("constant liar"), so
-                the suggestion keeps away from them.
+            suggestions: the other suggestions, by ascending number. TPE treats those
+                without an answer as bad ones ("constant liar"), so that the new
+                suggestion is not close to them.
             answers: answers that the suggestion may use, by number of the suggestion.
             seed: seed of the sampler.
         """
@@ -129,7 +134,7 @@ class Study:
     ) -> FrozenTrial | None:
         """Return a suggestion as an Optuna trial.
 
-        None if the space has no such choice any more.
+        Returns None if one of its values is no longer a choice of the search space.
         """
         parameters = {}
         distributions = {}
@@ -167,12 +172,11 @@ def _state(answer: TrialAnswer | None) -> TrialState:
 def _represent(
     value: Scalar, dimension: Dimension
 ) -> tuple[Scalar, BaseDistribution | None]:
-    """Return a value as Optuna can hold it, and its distribution.
+    """Return a value as Optuna can store it, and its distribution.
 
-    The distribution is the dimension's, stretched if it has become narrower.
-
-    A value that was rounded out of the range is moved to its end. Without a
-    distribution, Optuna cannot hold the value.
+    The distribution is that of the dimension. If the value is outside of its range, the
+    range is extended to the value; but a value that was only rounded out of the range
+    is moved to the end of the range. None: Optuna cannot store the value.
     """
     distribution = dimension.distribution()
     if dimension.contains(value):
@@ -192,21 +196,19 @@ def _represent(
 
 
 NUM_STARTUP = 10
-"""Number of suggestions after which TPE uses their results to suggest the next ones.
-
-Optuna's default.
-"""
+"""Number of suggestions before TPE starts, which is Optuna's default."""
 
 
 class SuggestionSampler:
     """Sampler that makes the suggestions of a search one at a time.
 
-    First those of `draw`, then those of TPE.
+    The first `NUM_STARTUP` suggestions are made by `draw`, later ones by TPE.
 
     Without generations, a suggestion uses all answers that are known when it is made.
-    With generations, suggestions are made in groups: a group follows when all answers
-    to the earlier groups are known, and uses only these answers. Then suggestions do
-    not depend on the order of answers, and therefore not on the number of workers.
+    With generations, suggestions are made in groups. A group is only made when all
+    answers to the earlier groups are known, and uses only these answers. Then
+    suggestions do not depend on the order of answers, and therefore not on the number
+    of workers.
     """
 
     def __init__(
@@ -252,21 +254,22 @@ class SuggestionSampler:
     def can_ask(self) -> bool:
         """Whether :meth:`ask` may be called now.
 
-        Suggestions are left, and the next one need not wait for answers.
+        It may be called if suggestions are left, and the next one need not wait for
+        answers.
         """
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
         """Return whether suggestion ``number`` may be made and its trial started.
 
-        Earlier generations must have answers.
+        All suggestions of earlier generations must have answers.
         """
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return the values of a suggestion of the start-up.
+        """Return the values of a suggestion that is made before TPE starts.
 
-        The first configuration for 0, else random values.
+        Suggestion 0 is the first configuration. Others have random values.
         """
         if number == 0:
             return {name: self._first[name] for name in self._space}
@@ -281,15 +284,15 @@ class SuggestionSampler:
     def restore(self, suggestion: Suggestion) -> None:
         """Add a suggestion of an earlier run.
 
-        Dimensions that it lacks get the value of the first configuration.
+        Hyper-parameters that it lacks get the value of the first configuration.
         """
-        gained = {
+        added_values = {
             name: self._first[name]
             for name in self._space
             if name not in suggestion.values
         }
         self.suggestions[suggestion.number] = suggestion._replace(
-            values={**suggestion.values, **gained}
+            values={**suggestion.values, **added_values}
         )
         self._advance()
 
@@ -322,9 +325,9 @@ class SuggestionSampler:
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the suggestions that are rivals of ``number``.
+        """Return the numbers of the suggestions that compete with ``number``.
 
-        Early stopping compares their trials.
+        Early stopping compares a trial with the trials of these suggestions.
         """
         if self._generation:
             return range(self._barrier(number))
@@ -333,7 +336,7 @@ class SuggestionSampler:
     def winner(self) -> Suggestion | None:
         """Return the suggestion whose trial completed with the best score.
 
-        On a tie, the first; None if no trial completed.
+        On a tie, it is the one with the lowest number. None if no trial completed.
         """
         scored = [
             (answer.value, number)
@@ -356,7 +359,7 @@ class SuggestionSampler:
     def _barrier(self, number: int) -> int:
         """Return the first number of the generation of suggestion ``number``.
 
-        0 without generations.
+        Returns 0 if there are no generations.
         """
         return number // self._generation * self._generation if self._generation else 0
 
@@ -372,11 +375,13 @@ def suggest(
     space: Mapping[str, Dimension],
     known: Sequence[tuple[Mapping[str, Scalar], float | None]],
 ) -> dict[str, Scalar]:
-    """Return values to try next.
+    """Return values of the hyper-parameters in ``space`` to try next.
 
-    Each of the ``known`` values, which have scores, overrides ``first``.
-
-    A score of None belongs to values that are tried now.
+    Args:
+        first: all hyper-parameters of the first configuration.
+        space: the searched hyper-parameters and their ranges.
+        known: values that were tried before, with their scores. Values that are missing
+            are those of ``first``. None: the score is not known yet.
     """
     sampler = SuggestionSampler(first, space, len(known) + 1)
     for number, (values, score) in enumerate(known):

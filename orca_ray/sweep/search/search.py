@@ -1,4 +1,4 @@
-"""Which trial of one (task, method) runs next."""
+"""The search of one (task, method), which decides which trial runs next."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAn
 from orca_ray.sweep.search.source import PlanProgress, TrialSource
 
 
-def restored(
+def restore_suggestions(
     plan: SearchPlan, history: History, sampler: SuggestionSampler
 ) -> list[Suggestion]:
-    """Return the suggestions that earlier runs of a search made, by number.
+    """Return the suggestions that earlier runs of a search made, sorted by number.
 
     A suggestion belongs to the search if its trial key is the same now as in the
-    earlier run; another body, other data or other fixed hyper-parameters change the
-    key. A suggestion keeps its number in the journal. It gets the lowest free number if
-    its number is taken, or if it has number 0 but is not the first configuration any
-    more.
+    earlier run. Another body, other data or other fixed hyper-parameters change the
+    key. A suggestion keeps its number in the journal, with two exceptions: if its
+    number is taken, or if it has number 0 but is no longer the first configuration, it
+    gets the lowest free number.
     """
     if not plan.num_search:
         return []
@@ -65,8 +65,8 @@ def _add_with_free_numbers(
 def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:
     """Return the key of the search trial with ``values``.
 
-    "" if no trial can have them, e.g. because a foreign file has a number of epochs
-    that is no number.
+    Returns "" if no trial can have these values, e.g. because a foreign file has text
+    as the number of epochs.
     """
     try:
         return plan.trial(values, plan.spec.file.seed, "search").key
@@ -93,8 +93,8 @@ class Search(TrialSource):
 
         Args:
             plan: first configuration, number of trials and seeds.
-            history: what the store holds; other searches' trials may be among it. None:
-                nothing.
+            history: trials and suggestions of earlier runs, which may include those of
+                other searches. None: there are none.
             running: keys of the trials that run now, if the state is rebuilt while they
                 run.
         """
@@ -112,7 +112,8 @@ class Search(TrialSource):
         self._waiting: list[tuple[int, TrialSpec]] = []
         """Heap of trials that have not started.
 
-        By number of the suggestion, or position among the confirm trials.
+        They are sorted by the number of the suggestion, or by the position among the
+        confirm trials.
         """
         self._running_before = frozenset(running)
         self._running: set[str] = set()
@@ -126,7 +127,7 @@ class Search(TrialSource):
             for entry in journal
             if entry.sweep == plan.spec.sweep_id
         }
-        for suggestion in restored(plan, self._history, self.sampler):
+        for suggestion in restore_suggestions(plan, self._history, self.sampler):
             self.sampler.restore(suggestion)
             self._add(self.sampler.suggestions[suggestion.number], stored)
         self._confirm_if_searched()
@@ -135,7 +136,7 @@ class Search(TrialSource):
     def num_finished(self) -> int:
         """Number of trials that have ended.
 
-        If a suggestion repeats an earlier one, both count.
+        If several suggestions are equal, their trial is counted once for each.
         """
         return len(self.sampler.answers) + self._num_confirmed
 
@@ -143,7 +144,7 @@ class Search(TrialSource):
     def num_remaining(self) -> int:
         """Number of trials that have not ended.
 
-        0 if all search trials failed, because no confirm trial follows.
+        It is 0 if all search trials failed, because there are no confirm trials then.
         """
         return 0 if self.done else self.plan.num_trials - self.num_finished
 
@@ -173,7 +174,7 @@ class Search(TrialSource):
         return [row]
 
     def failures(self) -> Iterator[tuple[SearchPlan, str]]:
-        """Yield the plan and the reason why it gets no test score, if that is so."""
+        """Yield the plan and a reason if the search is done without a test score."""
         if self.failure is not None:
             yield self.plan, self.failure
 
@@ -183,9 +184,9 @@ class Search(TrialSource):
 
     @property
     def failure(self) -> str | None:
-        """Why a search that is done has no test score.
+        """Reason why a search that is done has no test score.
 
-        None if it has one or is not done.
+        None if the search has a test score, or is not done.
         """
         if not self.done:
             return None
@@ -197,12 +198,10 @@ class Search(TrialSource):
         return None if any(completed) else "every confirm trial failed"
 
     def take(self) -> TrialSpec | None:
-        """Return the next trial that can start now and mark it as running.
+        """Return the next trial that can start now, and mark it as running.
 
-        None if no trial can.
-
-        The trial's suggestion must be stored before the trial starts: see
-        :meth:`new_suggestions`.
+        None if no trial can start now. The trial's suggestion must be stored before the
+        trial starts (see :meth:`new_suggestions`).
         """
         most = self.plan.spec.file.parallel
         if self._confirm is None and most is not None and len(self._running) >= most:
@@ -258,9 +257,9 @@ class Search(TrialSource):
             self.sampler.tell(number, TrialAnswer.from_record(record, scores))
 
     def _rivals(self, trial: TrialSpec) -> Iterator[Sequence[float]]:
-        """Yield the scores per epoch of each trial that is a rival of ``trial``.
+        """Yield the scores per epoch of each trial that competes with ``trial``.
 
-        Early stopping compares them.
+        Early stopping compares a trial with these trials.
         """
         for number in self.sampler.rivals(self._numbers[trial.key][0]):
             answer = self.sampler.answers.get(number)
@@ -270,10 +269,10 @@ class Search(TrialSource):
                 yield self._scores.get(key, ())
 
     def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
-        """Add a suggestion.
+        """Add a suggestion, and its trial unless an equal suggestion has the trial.
 
-        Its trial has ended, or runs already (maybe for an equal suggestion), or must
-        wait.
+        Suggestions that are not in ``stored`` (number, trial key) are added to the new
+        ones of the journal.
         """
         plan = self.plan
         number = suggestion.number
@@ -302,10 +301,10 @@ class Search(TrialSource):
             self._plan_trial(number, trial)
 
     def _plan_trial(self, position: int, trial: TrialSpec) -> None:
-        """Let a trial wait for its start.
+        """Add a trial to those that wait for their start.
 
-        If it runs already, it counts as running; if an earlier run has its record, it
-        ends.
+        A trial that is running when the search is rebuilt is added to the running ones
+        instead. If an earlier run has the record of the trial, the record is used.
         """
         key = trial.key
         sweep = self.plan.spec.sweep_id
@@ -322,10 +321,7 @@ class Search(TrialSource):
             self._end(record, scores)
 
     def _confirm_if_searched(self) -> None:
-        """Create the confirm trials when all search trials have ended.
-
-        They run the best suggestion.
-        """
+        """Create the confirm trials of the best suggestion, if the search is over."""
         if self._confirm is not None or not self.sampler.done:
             return
         trials = self._confirm_trials()
@@ -341,8 +337,8 @@ class Search(TrialSource):
             if winner is None:
                 return []
             values = winner.values
-        # All cells of a grid run with one seed before the next: an interrupted study is
-        # balanced.
+        # All cells of a grid run with one seed before the next seed, so that an
+        # interrupted study has all cells.
         return [
             self.plan.trial({**configuration, **values}, seed, "confirm")
             for seed in self.plan.confirm_seeds
@@ -353,8 +349,8 @@ class Search(TrialSource):
 def _sampler(plan: SearchPlan) -> SuggestionSampler:
     """Return the sampler of a search.
 
-    Its seed does not depend on the method: all methods of a task draw the same
-    suggestions.
+    Its seed does not depend on the method, so that all methods of a task start with the
+    same random values.
     """
     file = plan.spec.file
     generation = None

@@ -1,4 +1,4 @@
-"""What the controller of a sweep needs of a search."""
+"""The interface between the controller of a sweep and its searches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +11,7 @@ from orca_ray.sweep.search.history import History
 
 
 class PlanProgress(NamedTuple):
-    """How far the trials of one plan are."""
+    """Progress of the trials of one plan."""
 
     plan: SearchPlan
     num_finished: int
@@ -23,24 +23,22 @@ class PlanProgress(NamedTuple):
 
 
 class TrialSource(ABC):
-    """Decides which trial of one or several plans runs next.
+    """Base class of searches, which decide which trial of their plans runs next.
 
-    It knows the records of the trials that have ended.
-
-    One thread calls it: that of the controller. The controller calls `take` when there
-    is room for a trial of `next_plan`, and `finish` when the trial has ended. Between
-    these calls, an answer may change with the time alone.
+    Only the thread of the controller calls it. The controller calls `take` when there
+    is room for a trial of `next_plan`, and `finish` when the trial has ended. Results
+    of the other methods may also change with time, between these calls.
     """
 
     is_open_ended: bool = False
-    """Whether trials are planned while others run.
+    """Whether the number of trials is not known before the search is over.
 
-    Then the number of planned trials says nothing, no trial is taken before there is
-    room for it, and no failed trial runs again.
+    The trials of such a search are planned one by one. A trial is only taken when there
+    is room for it, and no failed trial runs again.
     """
 
     def __init__(self, plans: Sequence[SearchPlan]) -> None:
-        """Store the plans, which are of one task, and one of each method."""
+        """Store the plans, which are of one task and of different methods."""
         self.plans = list(plans)
         self.task = plans[0].task
         """Name of the task."""
@@ -68,24 +66,22 @@ class TrialSource(ABC):
 
     @abstractmethod
     def failures(self) -> Iterator[tuple[SearchPlan, str]]:
-        """Yield each plan that has no score and will not get one, with the reason."""
+        """Yield each plan that has no score and will get none, with the reason."""
 
     @abstractmethod
     def next_plan(self) -> SearchPlan | None:
         """Return the plan of the trial that `take` would return; None if there is none.
 
-        `take` may still return None for a plan whose next trial depends on others that
-        run.
+        `take` may still return None, if the next trial of the plan depends on running
+        trials.
         """
 
     @abstractmethod
     def take(self) -> TrialSpec | None:
         """Return the next trial that can start now, and mark it as running.
 
-        None if no trial can start now.
-
-        The trial's suggestion must be stored before the trial starts: see
-        :meth:`new_suggestions`.
+        None if no trial can start now. The trial's suggestion must be stored before the
+        trial starts (see :meth:`new_suggestions`).
         """
 
     @abstractmethod
@@ -108,7 +104,7 @@ class TrialSource(ABC):
 
 
 class MakeSources(Protocol):
-    """Function that makes the sources of the trials of a sweep."""
+    """Function that makes the `TrialSource` objects of a sweep."""
 
     def __call__(
         self,

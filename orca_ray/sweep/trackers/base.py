@@ -1,6 +1,6 @@
-"""The interface of trackers, which show trials in an experiment tracker.
+"""The interface of trackers, which send trials to an experiment tracker.
 
-TensorBoard is such a tracker.
+TensorBoard is an experiment tracker.
 """
 
 import json
@@ -65,11 +65,11 @@ class Run:
 class Tracker(ABC):
     """Base class of trackers, which write runs to one place.
 
-    `Tracking` calls all methods in one thread.
+    `Tracking` calls all methods in one thread. Methods may wait for a network.
 
-    Methods may wait for a network. ``start`` is called first for each run, and once
-    although the trial may start again; ``finish`` is called at most once. After any
-    exception no method but ``close`` is called.
+    ``start`` is called once for each run, before other methods, even if the trial
+    starts again. ``finish`` is called at most once. After an exception, only ``close``
+    is called.
     """
 
     @abstractmethod
@@ -100,25 +100,24 @@ class TrackerKind:
     """Module that the tracker needs; the extra of orca-ray called ``name`` installs it.
     """
     open: Callable[[str], Tracker]
-    """Return a tracker for a target, "" for the default one.
+    """Function that returns a tracker for a target; "" is the default target.
 
-    Raises UserError if the target cannot be used.
-
-    ``open`` reads the environment and the working directory, which later methods must
-    not: Ray may delete the working directory of a submitted job. It does not wait for a
-    network.
+    It raises UserError if the target cannot be used. It may read the environment and
+    the working directory. Methods of the tracker must not, because Ray may delete the
+    working directory of a submitted job. It does not wait for a network.
     """
 
 
 def epoch_values(progress: EpochProgress) -> dict[str, float]:
-    """Return the numbers that an epoch reports, without those that are None.
+    """Return the numbers that an epoch reports, by stage and name.
 
-    Names are such as ``refine/validation_score``.
+    A key is ``refine/validation_score``, for example. Values that are None are left
+    out.
     """
-    found = ((name, getattr(progress, name)) for name in _EPOCH)
+    values = {name: getattr(progress, name) for name in _EPOCH}
     return {
         f"{progress.stage}/{name}": float(value)
-        for name, value in found
+        for name, value in values.items()
         if value is not None
     }
 
@@ -128,24 +127,24 @@ def final_values(record: Record) -> dict[str, float]:
 
     Values that are None are left out.
     """
-    found = ((name, getattr(record, name)) for name in _FINAL)
-    return {name: float(value) for name, value in found if value is not None}
+    values = {name: getattr(record, name) for name in _FINAL}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 MAX_WAITING = 100_000
-"""Events that may wait for a tracker (a few tens of MiB).
+"""Largest number of events that wait for a tracker (a few tens of MiB).
 
-A tracker that is so far behind is given up.
+If more events wait, the tracker is given up.
 """
 CLOSE_SECONDS = 60.0
-"""Seconds that the end of a sweep waits for a tracker without progress."""
+"""Seconds without progress after which the end of a sweep gives a tracker up."""
 
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all kinds of trackers by name, plug-ins' last.
+    """Return all kinds of trackers by name; those of plug-ins are last.
 
-    ValueError if two modules of orca-ray declare one name.
+    Raises ValueError if two modules of orca-ray declare the same name.
     """
     return with_plug_ins(
         "tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers))
@@ -155,7 +154,7 @@ def all_trackers() -> Mapping[str, TrackerKind]:
 def open_tracker(option: str) -> Tracker:
     """Return the tracker that ``NAME[:TARGET]`` names.
 
-    UserError for a wrong name or target, or a missing package.
+    Raises UserError for a wrong name or target, or a missing package.
     """
     name, colon, target = option.partition(":")
     kind = lookup("tracker", name, all_trackers())
@@ -188,7 +187,7 @@ class _TrackerThread:
         self._thread.start()
 
     def put(self, event: events.Event | None) -> None:
-        """Add an event, without waiting; None is the end."""
+        """Add an event without waiting for the tracker; None: no event follows."""
         try:
             if not self._given_up:
                 self._waiting.put_nowait(event)
@@ -196,7 +195,7 @@ class _TrackerThread:
             self._give_up("it is too slow")
 
     def close(self) -> None:
-        """Wait until the tracker has written everything, or makes no more progress."""
+        """Wait until the tracker has written everything, or makes no progress."""
         self.put(None)
         num_left = MAX_WAITING + 1
         while self._thread.is_alive():
@@ -268,7 +267,7 @@ class _TrackerThread:
 def _without_password(text: str) -> str:
     """Return ``text`` without user names and passwords in addresses.
 
-    It may be a message of a foreign library.
+    The text may be a message of a foreign library.
     """
     return re.sub(r"//[^/@\s]*@", "//", text)
 
@@ -276,7 +275,7 @@ def _without_password(text: str) -> str:
 class Tracking:
     """Listener that passes events on to trackers.
 
-    Leaving its ``with`` block ends their runs.
+    It is a context manager. Leaving its block ends the runs of the trackers.
     """
 
     def __init__(self, options: Iterable[str]) -> None:
@@ -300,6 +299,6 @@ class Tracking:
             thread.close()
 
     def __call__(self, event: events.Event) -> None:
-        """Pass an event on; return at once."""
+        """Pass an event on to all trackers, without waiting for them."""
         for thread in self._threads:
             thread.put(event)

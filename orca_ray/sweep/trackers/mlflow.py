@@ -19,7 +19,7 @@ from orca_ray.sweep.trackers.base import (
 )
 
 _KEY_TAG = "orca_ray.trial_key"
-"""Tag of a run with the key of its trial, by which the run is found again."""
+"""Name of a tag of a run. It holds the trial's key, by which the run is found again."""
 
 
 class MLflowTracker(Tracker):
@@ -63,7 +63,7 @@ class MLflowTracker(Tracker):
             self._client.set_terminated(run_id, "KILLED")
 
     def _connect(self) -> Any:
-        """Return a client; it connects, or makes a database, on first use."""
+        """Return a client, which connects or makes a database when it is first used."""
         from mlflow import MlflowClient
 
         # At INFO, MLflow prints that it makes the tables of a database.

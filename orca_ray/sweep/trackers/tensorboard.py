@@ -1,6 +1,6 @@
 """TensorBoard: event files in ``DIR/SWEEP/TASK/METHOD/KEY``.
 
-tensorboardX writes them, which Ray Tune installs.
+They are written by tensorboardX, which Ray Tune installs.
 """
 
 import time
@@ -27,9 +27,10 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer.
+        """Open a writer for the run.
 
-        TensorBoard drops epochs of an interrupted attempt, since they are logged again.
+        TensorBoard is told to drop the epochs of an interrupted attempt, because they
+        are logged again.
         """
         from tensorboardX import SummaryWriter
 
@@ -51,9 +52,9 @@ class TensorBoardTracker(Tracker):
         self._open[run.key] = run, writer
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch, with the epoch as step.
+        """Write the values of an epoch, with the epoch as step.
 
-        Write them now, so that a running trial is seen.
+        They are flushed at once, so that TensorBoard shows running trials.
         """
         writer = self._open[key][1]
         for name, value in epoch_values(progress).items():

@@ -26,7 +26,7 @@ _MAX_TAG = 64
 class WandbTracker(Tracker):
     """Tracker that writes several runs at a time from one process.
 
-    The key of a trial is the id of its run.
+    The id of a run is the key of its trial.
     """
 
     def __init__(self, project: str, directory: str) -> None:

@@ -1,11 +1,10 @@
 """Checkpoints and outcomes of trials that have no record yet.
 
-They lie in the folder of the results store.
-
-Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is
-    JSON: the version of orca-ray,
-the `SCHEMA`, the key of the trial and its last report. In a state, the file of
-`TrialTrainer.save` follows.
+They are files in the folder of the results store: ``checkpoints/<key>.state`` is the
+state of a running trial, ``checkpoints/<key>.outcome`` the last report of a trial that
+has ended. The first line of both is JSON: the version of orca-ray, the `SCHEMA`, the
+key of the trial and its last report. In a state, the file of `TrialTrainer.save`
+follows.
 """
 
 import contextlib
@@ -29,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = "checkpoints"
 SCHEMA = 1
-"""Version of the files, to increase when an equal orca-ray could misread them."""
+"""Version of the format, to increase when it changes without the version of orca-ray.
+"""
 FLOOR_BYTES = 2 * 2**30
 """Free space that checkpoints leave on the disk of a local store.
 
@@ -46,30 +46,29 @@ class Checkpoints(InStore):
     Any machine that reaches the store reads, writes and deletes them.
 
     A file of another version of orca-ray, another `SCHEMA` or another trial counts as
-    missing. Reading and deleting never raise: what fails is logged, and a trial without
-    its checkpoint starts again.
+    missing. Reading and deleting raise no exceptions: errors are logged, and a trial
+    without its checkpoint starts from its beginning.
     """
 
     def save(
         self, key: str, report: TrialReport, write: Callable[[Path], None]
     ) -> None:
-        """Store the state of a running trial, which ``write`` writes to a path.
+        """Store the state of a running trial, and its ``report`` with all epochs.
 
-        ``report`` has all epochs so far.
+        ``write`` is called with a path, and writes the state to it.
 
-        Raises UserError or OSError if that fails, or if a local store has less than
-        `FLOOR_BYTES` of free disk space even after all checkpoints that no running
-        trial needs were deleted.
+        Raises UserError or OSError if that fails. On the disk of a local store, states
+        that no running trial needs are deleted if less than `FLOOR_BYTES` are free. If
+        that is not enough, UserError is raised, too.
         """
         self._make_room()
         self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a trial's last checkpoint.
+        """Load the last checkpoint of a trial, and return its report.
 
-        ``read`` loads the state from a local file.
-
-        Return None if there is no checkpoint, or if ``read`` returns False.
+        ``read`` is called with the path of a local file, and loads the state from it.
+        Returns None if there is no checkpoint, or if ``read`` returns False.
         """
         return self._read(f"{key}.state", key, read)
 
@@ -106,10 +105,10 @@ class Checkpoints(InStore):
 
     @staticmethod
     def _unneeded(directory: Path) -> Iterator[Path]:
-        """Yield states that no running trial needs, the most dispensable first.
+        """Yield states that no running trial needs, in the order of deletion.
 
-        First those whose trial has an outcome, then those that no trial has written for
-        a day, oldest first.
+        States of trials that have an outcome come first, then states that were last
+        written more than a day ago. Both are sorted by time, the oldest first.
         """
         states = [path for path in directory.glob("*.state") if path.is_file()]
         aged = sorted((path.stat().st_mtime, path) for path in states)
@@ -120,7 +119,7 @@ class Checkpoints(InStore):
     def remove(self, *keys: str) -> None:
         """Delete all files of the trials ``keys``.
 
-        Also files of other versions and partial files of killed writers.
+        This includes files of other versions, and partial files of killed writers.
         """
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
@@ -131,10 +130,10 @@ class Checkpoints(InStore):
                 "checkpoints of %d trials cannot be deleted: %s", len(keys), error
             )
 
-    def left(self) -> str:
+    def deletion_advice(self) -> str:
         """Return a sentence on how to delete the states of trials that have not ended.
 
-        "" if there are none.
+        "" if there are no states.
         """
         with contextlib.suppress(
             UserError, OSError

@@ -1,6 +1,7 @@
 """Models of confirm trials.
 
-Workers store them; the driver keeps the best of each task and writes their cards.
+Workers store the models. The driver keeps the best model of each task, and completes
+the cards of the models.
 """
 
 import json
@@ -34,16 +35,16 @@ from orca_ray.tasks.registry import get_task, is_own
 logger = logging.getLogger(__name__)
 
 OUTPUTS = "outputs.safetensors"
-"""File beside the model of a trial on own data: the model's outputs by split.
+"""File with a model's outputs by split, beside the model of a trial on own data.
 
-Ensembles are selected from them.
+Ensembles are selected by these outputs.
 """
 
 
 def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
-    """Write the model of a trainer that is done.
+    """Write the model of a trainer that is done to ``directory``.
 
-    UserError if ``directory`` has other files or cannot be written.
+    Raises UserError if the directory has other files or cannot be written.
     """
     taken = trainer.snapshot(trial.protocol)
     config = replace(taken.config, trial=trial.key)
@@ -73,11 +74,10 @@ def _write_outputs(trainer: TrialTrainer, path: Path) -> None:
 def read_outputs(content: bytes) -> dict[str, Array]:
     """Return the outputs [N, *output_shape] of a model by split.
 
-    ``content`` is that of a file `OUTPUTS`.
-
-    Raises SafetensorError if ``content`` is damaged. Raises UserError for fields [N, C,
-    H, W] that may be in the wrong order: before `save_tensors`, which also writes
-    metadata, the channels of some networks were stored last.
+    ``content`` is that of a file `OUTPUTS`. Raises SafetensorError if it is damaged.
+    Raises UserError for fields [N, C, H, W] without metadata, whose axes may be in the
+    wrong order: earlier versions, which wrote no metadata, stored the channels of some
+    networks last.
     """
     outputs = load(content)
     has_images = any(
@@ -92,22 +92,23 @@ def read_outputs(content: bytes) -> dict[str, Array]:
 
 
 class ModelKeeper:
-    """Keeper of stored models.
+    """Keeper of the stored models of a sweep.
 
-    When a task has ended, it deletes all but those to keep, and completes their cards.
+    When all trials of a task have ended, it deletes the models that are not to be kept,
+    and completes the cards of the others.
 
-    The best model of a task is that of the method, body and hyper-parameters whose
-    confirm trials have the lowest mean validation score, on a tie the one that trains
-    the fewest parameters, and among its seeds the seed with the lowest validation
-    score. Test scores play no part.
+    The best model of a task is found in two steps, without test scores. The best
+    configuration (method, body and hyper-parameters) is the one whose confirm trials
+    have the lowest mean validation score; on a tie, it is the one that trains fewest
+    parameters. Among its seeds, the one with the lowest validation score is the best.
     """
 
     def __init__(
         self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]
     ) -> None:
-        """Use the store at ``store``.
+        """Keep the models of the store at the path or URI ``store``.
 
-        ``command`` is written into cards, ``emit`` is called with messages.
+        ``command`` is written into cards, and ``emit`` is called with messages.
         """
         self._models = StoredModels(store)
         self._keep = keep
@@ -120,12 +121,10 @@ class ModelKeeper:
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[TrialSource], *, ended: bool = False) -> None:
-        """Delete models not to be kept, and complete the cards of the rest.
+        """Delete models that are not to be kept, and complete the cards of the others.
 
-        This concerns tasks whose trials have all ended.
-
-        ``ended``: the sweep has ended. Tasks with trials that have not ended then keep
-        all models, with complete cards.
+        Only tasks whose trials have all ended are considered. ``ended``: the sweep has
+        ended. Then the cards of other tasks are completed, too, but their models stay.
         """
         if self._keep is KeepModels.NONE:
             return
@@ -168,9 +167,9 @@ class ModelKeeper:
             self.complete(stored[key], confirmed)
 
     def complete(self, record: Record, confirmed: Sequence[Record]) -> None:
-        """Complete the card of the stored model of ``record``.
+        """Add the test scores of all trials in ``confirmed`` to a model's card.
 
-        It shows the test scores of all trials in ``confirmed``.
+        The model is the stored one of the trial of ``record``.
         """
         text = self._models.read(record.trial_key, CONFIG)
         if text is None:

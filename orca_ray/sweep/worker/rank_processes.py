@@ -1,6 +1,6 @@
-"""Starts the processes that train a trial together with its worker.
+"""Processes that train a trial together with the trial's worker.
 
-There is one for each GPU beyond the first.
+There is one process for each GPU of the trial beyond the first.
 """
 
 import multiprocessing
@@ -24,19 +24,19 @@ from orca_ray.sweep.messages.causes import RankFailedError, bounded, classify
 from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 
 Build = Callable[[Ranks], TrialTrainer]
-"""Builds the trainer of a rank; it must be picklable."""
+"""Function that builds the trainer of a rank; it must be picklable."""
 _WAIT_SECONDS = 10.0
-"""How long a process may take to end after its connections have failed."""
+"""Largest number of seconds until a process ends after its connections have failed."""
 
 
 class RankProcesses:
     """Processes of a trial's ranks after the first.
 
-    They end with the process that started them, however that ends.
+    They end with the process that started them, even if that one is killed.
 
     Each process builds a trainer and waits. When a parallel stage begins or is resumed,
-    it loads the state of the first rank's trainer and runs the stage to its end;
-    communication within each step keeps all ranks in step.
+    the process loads the state of the first rank's trainer, and runs the stage to its
+    end. The ranks communicate within each step, so all of them run the same steps.
     """
 
     def __init__(self, size: int, build: Build) -> None:
@@ -66,9 +66,10 @@ class RankProcesses:
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def join(self, trainer: TrialTrainer) -> None:
-        """Make all ranks take part in the next step's stage, if it is parallel.
+        """Make all ranks take part in the stage of the next step, if it is parallel.
 
-        Raises RankLostError, or RankFailedError if a rank could not build its trainer.
+        Raises RankLostError if a rank has ended, and RankFailedError if a rank could
+        not build its trainer.
         """
         if not trainer.parallel or trainer.stage == self._stage:
             return
@@ -88,15 +89,15 @@ class RankProcesses:
     def check(self) -> None:
         """Raise RankLostError if a rank has ended.
 
-        Sums of gradients since then may be wrong.
+        Sums of gradients may be wrong after the end of a rank.
         """
         if self._lost.is_set():
             raise RankLostError("another rank has ended")
 
-    def cause(self, error: Exception) -> Exception:
+    def find_cause(self, error: Exception) -> Exception:
         """Return the error of another rank that caused ``error`` in the first rank.
 
-        ``error`` if no other failed.
+        Returns ``error`` itself if no other rank failed.
         """
         if isinstance(error, RankFailedError):
             return error
@@ -126,7 +127,8 @@ class RankProcesses:
     def _watch(self) -> None:
         """Wait until a process ends.
 
-        If it should not have, free the first rank, which may wait for any other rank.
+        If `close` was not called before, end all processes, and abort communication:
+        the first rank may be waiting for any other rank.
         """
         sentinels = [process.sentinel for process in self._processes]
         ended = wait(sentinels)

@@ -1,6 +1,6 @@
-"""Stages the tasks of a sweep on the nodes of a Ray cluster.
+"""The stager of Ray clusters, which stages the tasks of a sweep on all nodes.
 
-One actor on each node, which reserves no CPU, does it.
+It has an actor on each node. The actors reserve no CPU.
 """
 
 import queue
@@ -21,15 +21,15 @@ from orca_ray.sweep.worker.staging_items import StagingRequest
 AT_ONCE = 2
 """Number of tasks that a node stages at once.
 
-While one waits for a server that does not answer, another goes on.
+While one task waits for a server that does not answer, another is staged.
 """
 MOST_NODES = 3
-"""Nodes on which the first staging of a task is tried before the task counts as failed.
-"""
+"""Number of nodes that may fail to stage a task before the task counts as failed."""
 RUNTIME_ENVIRONMENT = {"env_vars": {"PL_DISABLE_FORK": "1"}}
-"""That of Tune's actors.
+"""Runtime environment of Tune's actors.
 
-Ray starts workers that have one through Bash, which may fail where others start.
+Ray starts workers with a runtime environment through Bash. This may fail although
+workers without one start. Stagers use the same environment to find that out early.
 """
 NOTICE_SECONDS = 30.0
 """Seconds without a worker process on a node after which the user is informed."""
@@ -76,15 +76,16 @@ class _Node:
 
 
 class RayStager(Stager):
-    """Stager that gives each task to one node first, then to all others.
+    """Stager that gives each task to a single node, and later to all other nodes.
 
-    The others get it when the first node has staged it.
+    The other nodes get a task when the first node has staged it. Different tasks have
+    different first nodes. Thus, nodes prepare different tasks at the same time, and
+    copy data that another node has published in the shared folder.
 
-    First nodes take turns, so nodes prepare different tasks at the same time, and copy
-    what another node has published in the shared folder. A task that the first node
-    cannot stage is given to the driver's node: often only that node has the data, or a
-    network. A trial may start where its task is not staged yet: its worker then stages
-    the task, or waits for the node's actor.
+    A task that its first node cannot stage is given to the driver's node, because often
+    only that node has the data, or a network. A trial may start on a node where its
+    task is not staged yet. Its worker then stages the task, or waits for the node's
+    actor.
     """
 
     def __init__(
@@ -96,13 +97,12 @@ class RayStager(Stager):
         cluster: str = "",
         joined: bool = False,
     ) -> None:
-        """Start an actor on each node in ``node_ids``, the driver's node first.
+        """Start an actor on each node in ``node_ids``, which are Ray's ids.
 
-        The ids are Ray's.
-
-        ``cluster`` says what the cluster offers and where its logs are, for messages
-        about workers that do not start. ``joined``: whether this process did not start
-        the cluster, so that its workers may be unable to start.
+        The first id is that of the driver's node. ``cluster`` is a text about the
+        resources of the cluster and the place of its logs, for messages about workers
+        that do not start. ``joined``: whether this process joined a running cluster
+        instead of starting it. Workers of such a cluster may be unable to start.
         """
         super().__init__(requests)
         self._progress = progress
@@ -136,21 +136,23 @@ class RayStager(Stager):
         )
 
     def _poll(self, *, idle: bool) -> list[Staged]:
-        found: list[Staged] = []
+        results: list[Staged] = []
         for name in list(self._nodes):
             node = self._nodes[name]
             try:
                 self._show_messages(node)
-                for ended in self._ended(node):
-                    found += self._handle(name, *ended)
+                for request, result in self._take_results(node):
+                    results += self._handle_result(name, request, result)
             except (ray.exceptions.RayError, ClusterLostError) as error:
                 if isinstance(error, ClusterLostError) and len(self._nodes) == 1:
                     raise
-                found += self._lose(name, str(error).strip().split("\n")[0])
+                reason = str(error).strip().split("\n")[0]
+                results += self._remove_node(name, reason)
         self._submit()
-        return found
+        return results
 
-    def _ended(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
+    def _take_results(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
+        """Return the requests that a node has ended, with their results."""
         """Remove the tasks of a node that have ended, and return them with results."""
         if not node.running:
             return []
@@ -160,12 +162,14 @@ class RayStager(Stager):
         results = [(reference, ray.get(reference)) for reference in ready]
         return [(node.running.pop(reference), result) for reference, result in results]
 
-    def _handle(
+    def _handle_result(
         self, name: str, request: StagingRequest, result: Staged
     ) -> list[Staged]:
-        """Return the final result of a task, and hand the task on to other nodes.
+        """Give a task that the node ``name`` has ended to other nodes.
 
-        Empty if the result is not final, or not the first.
+        Returns a list with the result if it is the final one of the task. It is not
+        final if the node failed and another one tries. The list is also empty if the
+        task had a final result before.
         """
         others = [node for other, node in self._nodes.items() if other != name]
         if request.task in self._resolved:
@@ -191,10 +195,10 @@ class RayStager(Stager):
         self._resolved.add(request.task)
         return [result]
 
-    def _lose(self, name: str, reason: str) -> list[Staged]:
-        """Give the tasks of a lost node to other nodes.
+    def _remove_node(self, name: str, reason: str) -> list[Staged]:
+        """Remove a node that was lost, and give its tasks to another node.
 
-        Return them as failed if no node is left.
+        If no node is left, return these tasks as failed.
         """
         lost = self._nodes.pop(name)
         open_requests = [
@@ -237,9 +241,9 @@ class RayStager(Stager):
             self._check_start(time.monotonic() - node.asked_at)
 
     def _check_start(self, seconds: float) -> None:
-        """Report once that no worker starts.
+        """Inform the user once that no worker has started in ``seconds``.
 
-        Raise ClusterLostError after the time for which a worker may hang.
+        Raises ClusterLostError after the time limit of heartbeats.
         """
         limit = f"{self._limit / 60:g} minutes"
         if seconds > self._limit:

@@ -1,7 +1,7 @@
-"""Runs one trial on a worker, one epoch per call; all executors use it.
+"""The runner of a trial on a worker, which all executors use.
 
-An exception in a trial is not raised to the caller: the status in the last report says
-how the trial ended.
+Each call runs one epoch. An exception in a trial is not raised to the caller. The
+status in the last report says how the trial ended.
 """
 
 import logging
@@ -52,7 +52,7 @@ PAPER_NOTE = (
 
 
 class TrialRunner:
-    """Runner of a trial: runs epochs one by one, and reports each and the end.
+    """Runner of a trial, which runs and reports epochs one by one.
 
     It saves checkpoints at intervals.
     """
@@ -81,36 +81,34 @@ class TrialRunner:
         )
 
     def step(self) -> TrialReport:
-        """Stage the trial's data in the first call, run one epoch in each later call.
+        """Run the next step of the trial, and return a report of it.
 
-        Return a report of the step.
-
-        An exception ends the trial as failed. The first call may take many minutes on a
-        node that has just joined.
+        The first step stages the trial's data, which may take many minutes on a node
+        that has just joined. Each later step runs one epoch. An exception ends the
+        trial as failed.
         """
         with self._log.collecting():
             try:
                 report = self._step()
             except Exception as error:
                 report = self._failure(
-                    error if self._ranks is None else self._ranks.cause(error)
+                    error if self._ranks is None else self._ranks.find_cause(error)
                 )
         return replace(report, log=self._log.take())
 
     def interrupt(self) -> None:
-        """Free the model.
+        """Save a checkpoint, and free the model.
 
-        First save a checkpoint, unless the trial has ended or is in the middle of an
-        epoch.
+        No checkpoint is saved if the trial has ended, or is in the middle of an epoch.
         """
         if self._trainer is not None and self._last is None and self._between_epochs:
             self._save()
         self.close()
 
     def write_model(self, directory: Path) -> None:
-        """Write the model folder of a completed trial, before `close`.
+        """Write the model folder of a completed trial to ``directory``.
 
-        UserError if ``directory`` cannot be written.
+        Call it before `close`. Raises UserError if the directory cannot be written.
         """
         assert self._trainer is not None
         write_model(self._trainer, directory, self.trial)
@@ -165,7 +163,7 @@ class TrialRunner:
         points.append(progress)
         if self._trainer.done:
             return self._finish(points)
-        self._save_in_time()
+        self._save_if_due()
         return self._report(points)
 
     def _build(self) -> TrialTrainer:
@@ -180,13 +178,13 @@ class TrialRunner:
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
         return build(
-            self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time
+            self._ranks.first if self._ranks else ALONE, on_step=self._save_if_due
         )
 
-    def _save_in_time(self) -> None:
-        """Save a checkpoint if the last one is old enough.
+    def _save_if_due(self) -> None:
+        """Save a checkpoint if the last one is older than ``checkpoint_seconds``.
 
-        Called between epochs, and between steps of long epochs.
+        It is called between epochs, and between the steps of an epoch.
         """
         if (
             self._trainer is not None
@@ -283,9 +281,9 @@ class TrialRunner:
 
     @contextmanager
     def _best_effort(self, what: str = "state") -> Iterator[None]:
-        """Log errors of writing to the store.
+        """Context manager: log errors of writing ``what`` to the store.
 
-        They do not fail a trial that runs well.
+        Such errors do not end the trial.
         """
         try:
             yield
@@ -296,9 +294,9 @@ class TrialRunner:
 
 
 def _plug_ins(trial: TrialSpec) -> list[str]:
-    """Return a sentence for each plug-in that the trial uses, with its version.
+    """Return a sentence for each package of plug-ins that the trial uses.
 
-    The notes of the record have them.
+    A sentence names the package and its version. They become notes of the record.
     """
     task = get_task(trial.task).under(trial.protocol)
     used = {
@@ -333,9 +331,16 @@ def build_trainer(
     reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:
-    """Return the trainer of a trial in one of its ``ranks``, with data and model.
+    """Return the trainer of a trial for one of its ``ranks``, with data and model.
 
-    See `TrialRunner`, `TrialTrainer`.
+    Args:
+        ranks: number of this rank, and of all ranks.
+        trial: the trial.
+        staging: shared folder for staged data; None: there is none.
+        store: path or URI of the results store.
+        device: PyTorch device.
+        reuse_aligned: see `TrialRunner`.
+        on_step: function that is called between steps.
     """
     limit_memory(
         MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings),
@@ -376,15 +381,16 @@ def build_trainer(
 def device_for(trial: TrialSpec) -> str:
     """Return the PyTorch device of a trial.
 
-    ``cuda`` if it requests a GPU or a part of one, else ``cpu``.
+    It is ``cuda`` if the trial requests a GPU or a share of one, else ``cpu``.
     """
     return "cuda" if trial.resources.gpus > 0 else "cpu"
 
 
 def this_worker(device: str) -> Worker:
-    """Return what is known of this machine as a worker.
+    """Return a description of this machine as a worker.
 
-    Its name, CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version.
+    It has the name, the processor, the GPU (if ``device`` is ``cuda``), and PyTorch's
+    version.
     """
     name = "cpu"
     memory = None

@@ -1,8 +1,7 @@
-"""Staging on one node, and the interface of stagers.
+"""Staging of a task on one node, and the interface of stagers.
 
-Stagers stage tasks in the background.
-
-`staging_items` says what a node stages.
+To stage a task is to bring its data, bodies and sources to a node (`staging_items`).
+Stagers stage the tasks of a sweep on the nodes that run trials.
 """
 
 import logging
@@ -34,13 +33,12 @@ def stage(
     staging: str | None,
     progress: Callable[[str], None] = logger.info,
 ) -> str:
-    """Stage data, bodies and sources here, and return the data's fingerprint.
+    """Stage data, bodies and sources on this node; return the data's fingerprint.
 
-    Each item is staged once per node: one process works on it, under a lock, and other
-        processes wait. An item that
-    is present with the right hash is used. Otherwise it is copied from the shared
-    folder ``staging`` (a URI) or, if it is not there, fetched and prepared from its
-    origin, and published in the shared folder.
+    Each item is staged once per node: one process works on it under a lock, and other
+    processes wait. An item that is present with the right hash is used. Otherwise, it
+    is copied from the shared folder ``staging`` (a URI). If it is not there either, it
+    is fetched and prepared from its origin, and published in the shared folder.
 
     Raises StagingError if this node can get an item neither from the shared folder nor
     from its origin, or gets it with another hash or fingerprint than required.
@@ -51,7 +49,7 @@ def stage(
             with cache.lock(
                 cache.home() / "staged" / item.name.replace("/", "+"), item.name
             ):
-                _ensure(item, shared, progress)
+                _stage_item(item, shared, progress)
         data = get_task(request.task).prepared(request.protocol)
     except (UserError, OSError) as error:
         raise StagingError(
@@ -66,9 +64,10 @@ def stage(
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return a trial's prepared data, staged by this process. Raises StagingError.
+    """Return a trial's prepared data.
 
-    They are staged now unless this process has done so.
+    They are staged first, unless this process has staged them before. Raises
+    StagingError.
     """
     known = (cache.home(), request)
     for _ in range(
@@ -93,10 +92,10 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
     )
 
 
-def _ensure(
+def _stage_item(
     item: Item, shared: SharedFolder | None, progress: Callable[[str], None]
 ) -> None:
-    """Bring an item from the shared folder, else from its origin, and share it.
+    """Get an item from the shared folder, else from its origin, and publish it.
 
     Raises UserError if the fetched item is not the one that the sweep was planned with.
     """
@@ -131,9 +130,9 @@ class Staged(NamedTuple):
 def staged(
     request: StagingRequest, staging: str | None, progress: Callable[[str], None]
 ) -> Staged:
-    """Stage a task on this node by `stage`.
+    """Stage a task on this node by `stage`, and return the result.
 
-    Return its fingerprint, or the error, which is not raised.
+    The result has the fingerprint of the data, or an error, which is not raised.
     """
     try:
         return Staged(request.task, stage(request, staging, progress))
@@ -159,35 +158,39 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed.
+        """Wait until a task is staged or all tasks have failed.
 
-        Return these tasks, which the next `poll` returns again.
+        Return the results so far. The next `poll` returns them again.
         """
         while (
             self._unresolved
             and all(each.error for each in self._kept)
             and not self.interrupted
         ):
-            found = self._poll(idle=True)
-            self._unresolved -= {each.task for each in found}
-            self._kept += found
-            if not found:
+            results = self._poll(idle=True)
+            self._unresolved -= {result.task for result in results}
+            self._kept += results
+            if not results:
                 time.sleep(0.1)
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
-        """Return the tasks staged or failed since the last call.
+        """Return the results of tasks that were staged or failed since the last call.
 
         ``idle``: no trial of the staged tasks can start.
         """
-        found = [*self._kept, *self._poll(idle=idle)]
+        results = [*self._kept, *self._poll(idle=idle)]
         self._kept = []
-        self._unresolved -= {each.task for each in found}
-        return found
+        self._unresolved -= {result.task for result in results}
+        return results
 
     @abstractmethod
     def _poll(self, *, idle: bool) -> list[Staged]:
-        """Return each task once, when it is staged on a node, or has failed."""
+        """Return the results of tasks that were staged or failed since the last call.
+
+        Each task is returned once, when the first node has staged it, or when it has
+        failed.
+        """
 
     def close(self) -> None:
         """End all processes that the stager started."""
@@ -195,9 +198,9 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stager that works in the calling process.
+    """Stager that stages tasks one by one in the calling process.
 
-    It stages a task when no trial of earlier tasks is left to start.
+    It stages the next task when no trial of the staged tasks can start.
     """
 
     def __init__(

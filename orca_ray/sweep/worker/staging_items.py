@@ -49,7 +49,7 @@ class StagingRequest:
     fingerprint: str
     """Fingerprint that the prepared data must have.
 
-    "" accepts any, because none is known yet.
+    "": the fingerprint is not known yet, and any is accepted.
     """
     bodies: tuple[str, ...] = ()
     """Names of bodies whose pretrained weights are read."""
@@ -95,11 +95,10 @@ class StagingRequest:
 
 
 class SharedFolder:
-    """Folder of published files and directories.
+    """Folder in which nodes publish files and directories for each other.
 
-    Each has a manifest ``<path>.manifest.json`` of SHA-256 hashes.
-
-    The manifest is written last, so that a copy without one is incomplete and counts as
+    Each published path has a manifest ``<path>.manifest.json`` of SHA-256 hashes. The
+    manifest is written last: a path without a manifest is incomplete, and counts as
     missing. Any number of nodes may publish and read at the same time. Methods raise
     UserError if the folder cannot be reached.
     """
@@ -110,13 +109,11 @@ class SharedFolder:
         """The URI without user name and password, for messages."""
 
     def bring(self, path: str, root: Path, progress: Callable[[str], None]) -> bool:
-        """Copy the published ``path`` below the local directory ``root``.
+        """Copy the published ``path`` to the same path in the local directory ``root``.
 
-        It replaces atomically what is there.
-
-        Returns False if ``path`` is not published, or if a hash is wrong also after a
-        second copy. The caller must hold a lock, so that no other process of the node
-        copies ``path``.
+        A local file or directory at that path is replaced atomically. Returns False if
+        ``path`` is not published, or if a hash is wrong even after a second copy. The
+        caller must hold a lock, so that no other process of the node copies ``path``.
         """
         hashes = self._manifest(path)
         if not hashes:
@@ -139,7 +136,7 @@ class SharedFolder:
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
         """Copy ``path`` from the local directory ``root`` to this folder.
 
-        Keep an existing copy unless ``replace``.
+        If it was published before, it is only copied again if ``replace`` is True.
         """
         if not replace and self._manifest(path) is not None:
             return
@@ -159,7 +156,7 @@ class SharedFolder:
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of what is published in ``directory``."""
+        """Return the names of the published files and directories in ``directory``."""
         suffix = ".manifest.json"
         return [
             name.removesuffix(suffix)
@@ -170,7 +167,7 @@ class SharedFolder:
     def read_json(self, path: str) -> dict[str, Any]:
         """Return the object in a JSON file.
 
-        {} if the file is missing, holds something else, or cannot be read.
+        Returns {} if the file is missing, holds something else, or cannot be read.
         """
         try:
             return cache.parse_json(self._folder.read(path).to_pybytes(), path)
@@ -179,9 +176,9 @@ class SharedFolder:
             return {}
 
     def _copy(self, path: str, copy: Path, hashes: Mapping[str, str]) -> str | None:
-        """Copy the files in ``hashes`` below ``copy``.
+        """Copy the files named in ``hashes`` to the local path ``copy``.
 
-        Return the name of the first whose hash is wrong, or None.
+        Return the name of the first file whose hash is wrong, or None.
         """
         for name, expected in hashes.items():
             file = copy / name if name else copy
@@ -196,9 +193,9 @@ class SharedFolder:
         return None
 
     def _manifest(self, path: str) -> dict[str, str] | None:
-        """Return the SHA-256 of each published file; None without a manifest.
+        """Return the SHA-256 of each file of a published path; None without a manifest.
 
-        By name relative to ``path`` ("" for a single file).
+        The files are named relative to ``path``; "" is ``path`` itself.
         """
         files = self.read_json(f"{path}.manifest.json").get("files")
         if files is None:
@@ -218,9 +215,9 @@ def _is_below(name: str) -> bool:
 
 
 class Item(ABC):
-    """Base class of things to stage.
+    """Base class of items to stage.
 
-    All methods but `present` run under a lock that one process of the node has.
+    All methods but `present` run under a lock that one process of the node holds.
     """
 
     name: str
@@ -230,11 +227,11 @@ class Item(ABC):
 
     @abstractmethod
     def present(self) -> bool:
-        """Return whether the item is on this node, whole and with the right hash."""
+        """Return whether the item is on this node, complete and with the right hash."""
 
     @abstractmethod
     def make(self, progress: Callable[[str], None]) -> None:
-        """Fetch and prepare the item from its origin; damaged files are replaced.
+        """Fetch and prepare the item from its origin, and replace damaged files.
 
         Raises UserError if that fails.
         """
@@ -248,35 +245,34 @@ class Item(ABC):
     def paths(self) -> Iterable[str]:
         """Return the paths of the item's files and directories, relative to `root`.
 
-        In the order of publishing.
+        They are published in this order.
         """
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
         """Return the paths to copy from the shared folder, in order.
 
-        Finding the next one may need the files copied.
+        An iterator may read the files that were copied before to find the next path.
         """
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:
-        """Copy the item from the shared folder to this node, if it is there."""
+        """Copy the item from the shared folder to this node, if it is published."""
         for path in self.published(shared):
             if not shared.bring(path, self.root, progress):
                 return
 
     def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the item to the shared folder; keep a copy there unless ``replace``."""
+        """Copy the item to the shared folder (see `SharedFolder.publish`)."""
         for path in self.paths():
             shared.publish(path, self.root, replace=replace)
 
 
 class _Data(Item):
-    """Prepared data of a task, whose files are compared with their hashes once.
+    """Prepared data of a task.
 
-    A stamp saves further readings.
-
-    The prepared data of an own task include its declaration, so a node without these
-    data does not know the task.
+    The files are compared with their hashes once. A stamp then stores their sizes and
+    times, so that they are not read again. The prepared data of an own task include its
+    declaration, so a node without these data does not know the task.
     """
 
     def __init__(self, request: StagingRequest) -> None:
@@ -315,7 +311,8 @@ class _Data(Item):
     def make(self, progress: Callable[[str], None]) -> None:
         """Fetch raw files and prepare the data.
 
-        Data that are whole but have another fingerprint are not removed.
+        Prepared data with a wrong hash are removed first. Data with another fingerprint
+        than the required one are not removed.
         """
         if is_own(self._task):
             raise UserError(missing_data_text(self._task))
@@ -333,14 +330,16 @@ class _Data(Item):
         return [self._directory.relative_to(cache.home()).as_posix()]
 
     def published(self, shared: SharedFolder) -> list[str]:
-        """Return the directory's path if its published data have the fingerprint."""
+        """Return the directory's path if its published data have the fingerprint.
+
+        Without a required fingerprint, the path is always returned.
+        """
         (path,) = self.paths()
-        found = (
-            not self._fingerprint
-            or shared.read_json(f"{path}/{META}").get("fingerprint")
-            == self._fingerprint
-        )
-        return [path] if found else []
+        if self._fingerprint:
+            published_data = shared.read_json(f"{path}/{META}")
+            if published_data.get("fingerprint") != self._fingerprint:
+                return []
+        return [path]
 
     @property
     def _directory(self) -> Path:
@@ -377,7 +376,7 @@ class _Wheel(Item):
 
 
 class _SourceFile(Item):
-    """The raw file of an alignment source, with what it was unpacked to."""
+    """The raw file of an alignment source, and the files unpacked from it."""
 
     def __init__(self, source: Source) -> None:
         self.name = f"source {source.name}"

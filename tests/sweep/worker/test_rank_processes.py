@@ -60,7 +60,7 @@ def step_together(processes: RankProcesses, trainer: Any) -> Any:
         processes.join(trainer)
         return trainer.step()
     except Exception as error:
-        raise processes.cause(error) from error
+        raise processes.find_cause(error) from error
 
 
 def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause() -> (
