@@ -195,7 +195,9 @@ def test_trials_on_gpus_get_a_whole_body(
     ):
         with pytest.raises(UserError, match="no trial"):
             adapt(data, results=results, body=body)
-    assert run(["adapt", str(csv), "--quiet", "--results", results]) == 2
+    command = ["adapt", str(csv), "--quiet", "--results", results]
+    assert run(command) == 2
+    assert run([*command, "--body", CUT_BODY]) == 2
     assert cluster.called == bool(address)
     assert bodies == [
         inferred_body,
@@ -203,6 +205,7 @@ def test_trials_on_gpus_get_a_whole_body(
         CUT_BODY,
         CUT_BODY,
         inferred_body,
+        CUT_BODY,
     ]
 
 

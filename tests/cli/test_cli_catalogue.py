@@ -191,6 +191,7 @@ def test_doctor_says_in_ten_lines_what_works(
         "more",
     ]
     assert lines["lacks"] == "serve: pip install 'orca-ray[serve]'"
+    assert lines["Ray"] == "none: a sweep starts Ray on this machine"
     assert "orca-sweep bodies --fetch " in lines["bodies"]
     assert (
         lines["hub"]

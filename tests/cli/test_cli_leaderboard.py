@@ -205,6 +205,8 @@ def test_stores_and_files_of_boards_can_be_compared(
     text = command("leaderboard-diff", before, other).out
     assert "2 worse, 2 equal" in text
     assert "Student" in text
+    rows = [line.split()[:2] for line in text.splitlines() if "pocket/" in line]
+    assert rows == [[f"pocket/{task}", "nft"] for task in ("digits", "mnist")]
     assert command("leaderboard-diff", store, store).out.startswith("4 equal\n")
 
 

@@ -280,6 +280,12 @@ def test_a_row_shows_the_latest_stage_and_the_best_score(two_trials: TwoTrials) 
     assert row.planned == 4
 
 
+def test_a_row_shows_the_trial_that_reported_last(two_trials: TwoTrials) -> None:
+    """The trial ``a`` reports again, after ``b``."""
+    two_trials.state.apply(make_progress("a", "digits", "orca", REFINE))
+    assert two_trials.row.stage == "refine 2/5"
+
+
 def test_the_table_shows_rows_totals_and_messages(two_trials: TwoTrials) -> None:
     state = two_trials.state
     finish_trial(state, "b", 2, validation_score=0.2, wall_seconds=10.0)

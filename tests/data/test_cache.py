@@ -160,6 +160,28 @@ def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_the_oldest_files_and_abandoned_temporary_files_are_pruned(
+    tmp_path: Path,
+) -> None:
+    now = time.time()
+    ages = {
+        "new.log": 0,
+        "old.log": 7_000,
+        "oldest.log": 9_000,
+        "old.txt": 9_000,
+        "being_written.tmp": 60,
+        "abandoned.tmp": 9_000,
+    }
+    for name, age in ages.items():
+        (tmp_path / name).write_bytes(b"x" * 10)
+        os.utime(tmp_path / name, (now - age, now - age))
+    cache.prune(tmp_path, ".log", most_files=2)
+    remaining = {path.name for path in tmp_path.iterdir()}
+    assert remaining == {"new.log", "old.log", "old.txt", "being_written.tmp"}
+    cache.prune(tmp_path, ".log", most_bytes=15)
+    assert not (tmp_path / "old.log").exists()
+
+
 def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "thing.lock").symlink_to(tmp_path / "elsewhere")
     for path in (Path("/proc/out"), tmp_path / "thing"):

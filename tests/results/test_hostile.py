@@ -309,6 +309,22 @@ URIS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", "?retry_limit_seconds={}"),
+        ("?scheme=http", "?scheme=http&retry_limit_seconds={}"),
+        ("?retry_limit_seconds=3", "?retry_limit_seconds=3"),
+    ],
+)
+def test_requests_to_google_are_not_repeated_for_minutes(
+    options: str, expected: str
+) -> None:
+    uri = f"gs://anonymous@bucket/run{options}"
+    folder = open_folder(uri)
+    assert folder.uri == f"gs://anonymous@bucket/run{expected.format(15)}"
+
+
 def test_options_of_a_printed_uri_stay() -> None:
     assert (
         public_uri(URIS[0])

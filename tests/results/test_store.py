@@ -20,6 +20,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.marker import MARKER
 from orca_ray.results.parquet import footer_digest
 from orca_ray.results.record import Status
+from orca_ray.results.scan import hash_texts
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
@@ -439,6 +440,19 @@ def test_no_flipped_bit_is_silent(tmp_path: Path, flips: int) -> None:
     ]
     assert [check for check in checks if check.outcome not in (SAME, REPORTED)] == []
     assert sum(check.outcome == REPORTED for check in checks) > flips / 2
+
+
+@pytest.mark.parametrize("is_dense", [True, False])
+def test_texts_that_differ_in_one_letter_have_different_hashes(is_dense: bool) -> None:
+    """Words of 8 bytes are hashed; each of the 27 bytes counts."""
+    text = "a" * 27
+    texts = [text]
+    texts += [text[:place] + "b" + text[place + 1 :] for place in range(len(text))]
+    if not is_dense:  # a text of another length lies between
+        texts.insert(5, "c")
+    halves = hash_texts(pa.chunked_array([texts]))
+    assert len(set(halves[0].tolist())) == len(texts)
+    assert len(set(halves[1].tolist())) == len(texts)
 
 
 def test_names_have_the_checksum_and_files_of_older_versions_are_read_without(

@@ -390,6 +390,13 @@ def test_targets_of_every_kind_become_numbers() -> None:
     assert sketches.shape == (3, 4096)
 
 
+def test_a_split_without_chosen_samples_adds_no_targets() -> None:
+    targets = np.arange(4.0)
+    none = np.array([], dtype=np.int64)
+    parts = [(targets, none), (targets, np.array([1, 3]))]
+    assert encode_targets(parts, Target("scalar")).tolist() == [[1.0], [3.0]]
+
+
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:
     splits = [toy_split(2 * NUM_SAMPLES), toy_split(30, seed=1)]
     model = toy_model(dropout=0.5).train()

@@ -463,6 +463,12 @@ def test_files_without_an_address_are_brought_by_the_user(
     assert cost.state == "missing"
 
 
+def test_prepared_fields_take_disk_for_inputs_and_targets() -> None:
+    """Darcy flow has a coefficient and two positions in, and one value out: float32."""
+    cost = estimate_cost(plan_task("nasbench360/darcy_flow"))
+    assert cost.prepared_bytes == 1100 * (3 + 1) * 85 * 85 * 4
+
+
 @pytest.mark.parametrize(
     ("protocol", "options"), [("held-out", ""), ("paper", " --protocol paper")]
 )
