@@ -210,8 +210,10 @@ def _may_catch_up(
 def may_continue_training(
     configuration: Configuration, situation: Situation, time_left: float
 ) -> bool:
-    """Return whether the training of a configuration's first fold may be continued.
+    """Return whether to continue the training of the first fold on more samples.
 
+    The configuration must be a network with few folds, which neither runs nor was
+    continued before, and which gains more by more samples than by further folds.
     ``time_left`` are the seconds left for more folds; 0 if no further fold can start.
     """
     record = configuration.first_record

@@ -157,7 +157,10 @@ class AdaptationSearch(TrialSource):
         self._note_event()
 
     def _note_event(self) -> None:
-        """Begin a new situation, as a trial has started or ended."""
+        """Renew the situation, and drop the proposals that were made for the former.
+
+        To be called when a trial has started or ended.
+        """
         self.situation = Situation(
             tuple(self.configurations),
             self._plan_of,

@@ -157,7 +157,9 @@ class AdaptationSweep:
         return [name for name, problem in problems.items() if not problem]
 
     def spec(self, methods: Sequence[str] = ()) -> SweepSpec:
-        """Return the sweep over ``methods`` (default: all), named like the task.
+        """Return the sweep over ``methods``, named like the task.
+
+        ``methods`` is by default `chosen_methods`.
 
         Raises UserError for an unknown name.
         """

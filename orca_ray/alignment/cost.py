@@ -201,9 +201,9 @@ class Gaussians:
         return cls(terms["means"].to(like), factors)
 
     def terms(self) -> dict[str, Tensor]:
-        """Return the Gaussians as tensors for `from_terms`.
+        """Return the Gaussians as tensors for `from_terms`, to be used as constants.
 
-        They are not differentiable, and have factors of at most D rows.
+        Longer factors are compressed to D rows, which has no gradient.
         """
         factors = [_compressed(factor) for factor in self.factors]
         rows = torch.tensor([len(factor) for factor in factors])

@@ -209,7 +209,10 @@ ExecutorOption = Annotated[
 
 
 def _address(text: str | None) -> str | None:
-    """Return the address of a cluster; BadParameter if it has no host or port."""
+    """Return the address of a cluster: HOST:PORT, ``auto``, ``local`` or None.
+
+    Raises BadParameter for another text.
+    """
     if text in (None, "auto", "local"):
         return text
     host, _, port = text.rpartition(":")

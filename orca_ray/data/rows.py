@@ -122,9 +122,10 @@ class PairwiseRows:
     kind = "pairwise"
 
     def __init__(self, parts: Mapping[str, Array]) -> None:
-        """Store the parts, arrays by name.
+        """Store the parts ``positions``, ``pairs``, ``columns`` and ``extents``.
 
-        Raises ValueError if their shapes do not fit together.
+        Arrays of other names are ignored. Raises ValueError if the shapes of the parts
+        do not fit together.
         """
         self.parts = {
             name: parts[name]
@@ -223,9 +224,9 @@ def joined_rows(first: Rows, second: Rows) -> LazyRows:
 
 
 def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
-    """Return the rows at ``indices`` [N] of ``rows``.
+    """Return a view of the rows at ``indices`` [N] of ``rows``.
 
-    They are copied only when they are selected from the result.
+    A row is copied only when it is read from the view.
     """
     return LazyRows(
         (len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]]

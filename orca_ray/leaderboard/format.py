@@ -273,7 +273,7 @@ def _select_names(
     available: Sequence[str],
     prefix: str = "",
 ) -> tuple[str, ...]:
-    """Return the requested names (None: all), in the order of ``available``.
+    """Return the requested names (none: all), in the order of ``available``.
 
     ``prefix`` may be left out of a requested name.
     """

@@ -328,6 +328,7 @@ def _comparison_lines(report: BoardReport) -> Iterator[str]:
         yield f"first and second by mean rank: {sentence}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):
+        # The table has each pair of methods in both orders.
         num_separable = int(tested["separable"].sum()) // 2
         limit = ""
         if len(report.common_tasks) < MIN_TASKS:

@@ -105,7 +105,7 @@ def from_arrow(
 
 
 def _check_named(source: str, names: list[str], options: Options) -> None:
-    """Raise UserError if options name a column that the table lacks."""
+    """Raise UserError if options, but the target's, name a column the table lacks."""
     special = [options.group, options.time, options.split]
     for name in (*options.inputs, *filter(None, special), *options.columns):
         if name not in names:

@@ -248,7 +248,7 @@ def _divide(
 ) -> _DividedData:
     """Code the target of the data, and divide the samples into splits.
 
-    Classes that train lacks are left out.
+    Classes that train lacks are left out. Unless ``test``, there is no test split.
     """
     if not len(data):
         raise UserError(f"{data.source}: no samples")

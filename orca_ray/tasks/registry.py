@@ -204,12 +204,11 @@ def get_task(name: str) -> Task:
     Raises UserError for an unknown one. Tasks of a user's own data, ``own/NAME-HASH``,
     are read from the cache directory.
     """
-    tasks = all_tasks()  # first: an error then also says which plug-ins were refused
-    return (
-        get_own_task(name)
-        if name.startswith(f"{BENCHMARK}/")
-        else lookup("task", name, tasks)
-    )
+    # Plug-ins are loaded for own tasks, too: errors then name those that were refused.
+    tasks = all_tasks()
+    if name.startswith(f"{BENCHMARK}/"):
+        return get_own_task(name)
+    return lookup("task", name, tasks)
 
 
 def all_benchmarks() -> list[str]:

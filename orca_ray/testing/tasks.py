@@ -158,9 +158,11 @@ class RawFilesSuite(Suite):
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each test once for each corruption or each writer.
+        """Parametrise tests by the names of their arguments.
 
-        Tests with an argument ``corruption`` take corruptions, others a ``name``.
+        A test with the argument ``corruption`` runs once for each corruption, and gets
+        the ``name`` of the corrupted task. Any other test with the argument ``name``
+        runs once for each task that has a writer.
         """
         if "corruption" in metafunc.fixturenames:
             pairs = [

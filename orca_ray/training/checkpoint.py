@@ -113,9 +113,10 @@ class AlignReplay:
     def __init__(
         self, embedder: nn.Module, alignment: Alignment, position: int = 0
     ) -> None:
-        """Start after ``position`` reports.
+        """Replay the reports of ``alignment``, without the first ``position``.
 
-        Unless this is 0, ``embedder`` must already have the aligned weights.
+        The first report loads the aligned weights. So if ``position`` is not 0,
+        ``embedder`` must already have these weights.
         """
         self._embedder = embedder
         self._alignment = alignment

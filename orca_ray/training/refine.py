@@ -319,7 +319,8 @@ class RefineLoop:
         """
         batch_size = self._evaluation_batch
         trains_head_alone = self._train_feed.network is not self._model
-        if trains_head_alone:  # the limit was measured for the head
+        if trains_head_alone:
+            # `_evaluation_batch` is a limit that was measured with the head alone.
             batch_size = min(batch_size, BATCH_SIZE)
         feed = SplitInputs(split.x, self._model, self.precision)
         return self._predict(feed, len(split), batch_size)

@@ -22,9 +22,9 @@ Sentence = tuple[str, Counter[str]]
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of passages.
+    """Return the features [N, D] and the labels [N] of N passages.
 
-    They begin at random sentences; see `embed_passages`.
+    A passage has one label. Passages begin at random sentences; see `embed_passages`.
     """
     import torch
 

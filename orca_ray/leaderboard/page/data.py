@@ -513,7 +513,10 @@ def _published_table(table: PublishedTable, benchmark: str) -> dict[str, Any]:
 
 
 def _published_cells(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a page shows of published scores, by task; own ones are left out."""
+    """Return what a page shows of published scores, by task.
+
+    Cells of the kind `OWN`, which are scores of the store's own records, are left out.
+    """
     names = ("text", "score", "std", "kind", "flag", "source", "note", "direction")
     return {
         task: {name: cell[name] for name in names}

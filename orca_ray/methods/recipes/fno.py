@@ -2,7 +2,8 @@
 
 They are a Fourier neural operator and a U-Net. The networks are in
 `orca_ray.models.fourier` and `orca_ray.models.convolution`, and the refine stage trains
-them; `docs/methods.md` says why the operator is our own, and which epochs fit a time.
+them; `docs/methods.md` says why the operator is our own, and how many epochs to train
+in a given time.
 """
 
 import math

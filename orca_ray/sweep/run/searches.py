@@ -312,7 +312,7 @@ class Durations:
         self._ratio = 1.0
 
     def learn(self, record: Record) -> None:
-        """Use the duration of a trial that completed to improve the estimates."""
+        """Improve the estimates by the duration of a trial, if it has completed."""
         if record.status is not Status.COMPLETED:
             return
         self._seconds[record.task, record.method] = record.wall_seconds

@@ -117,10 +117,10 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
     """Return the indices of train, validation and test, each in random order.
 
-    Test is a tenth of all rows, and validation a tenth of the remaining rows; both are
-    rounded up. Their rows are divided among the classes in proportion, with at least
-    one row of each class. ``labels`` [N] are numbered from 0 without gaps, and each
-    class must have at least `LEAST_ROWS` rows.
+    Test is a tenth of all rows, and validation a tenth of the remaining rows. Both are
+    rounded up, and larger if each class needs a row: their rows are divided among the
+    classes in proportion, with at least one row of each class. ``labels`` [N] are
+    numbered from 0 without gaps, and each class must have at least `LEAST_ROWS` rows.
     """
     (order,) = splits.split(len(labels), [len(labels)], seed)
     counts = np.bincount(labels)
