@@ -90,10 +90,10 @@ def _data_state(task: "Task") -> dict[str, Any]:
 
 def _is_damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
     """Return whether there are prepared data of a task that cannot be read."""
-    from orca_ray.data.prepared import opened
+    from orca_ray.data.prepared import open_prepared
 
     directory = task.prepared_directory(protocol)
-    return any(directory.glob("*")) and opened(task.name, directory) is None
+    return any(directory.glob("*")) and open_prepared(task.name, directory) is None
 
 
 def show(

@@ -25,12 +25,12 @@ from orca_ray.data.raw import LOCKS, PINS
 from orca_ray.errors import UserError, quoted, shorten
 
 _MAX_RATIO = 200
-"""Maximum ratio of unpacked to stored bytes.
+"""Largest ratio of unpacked to stored bytes.
 
-Our benchmarks' data reach 10; a decompression bomb exceeds 1000.
+The data of our benchmarks reach 10; a decompression bomb exceeds 1000.
 """
 _ANY_RATIO_BYTES = 256 * 2**20
-"""Data of up to this unpacked size may have any ratio."""
+"""Unpacked size up to which data may have any ratio."""
 SCRATCH = ".unpack-"
 """Prefix of the names of the scratch directories that `unpack` uses."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
@@ -41,7 +41,7 @@ No member may have such a name.
 _GZIP = b"\x1f\x8b"
 """First bytes of a gzip file."""
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-"""First bytes of a zip file; the second are those of an empty one."""
+"""First bytes of a zip file, and first bytes of an empty zip file."""
 _HEADERS = frozenset(
     {
         tarfile.GNUTYPE_LONGNAME,
@@ -56,7 +56,7 @@ _HEADERS = frozenset(
 tarfile reads them into memory.
 """
 _MAX_HEADER_BYTES = 2**20
-"""Largest size of such a header."""
+"""Largest size of a tar header that describes the next member."""
 _KINDS = {
     tarfile.SYMTYPE: "symbolic link",
     tarfile.LNKTYPE: "hard link",
@@ -99,14 +99,14 @@ def open_gzip(path: Path) -> IO[bytes]:
             while block := stream.read(_COPY_BYTES):
                 allowed -= len(block)
                 if allowed < 0:
-                    raise swollen(path)
+                    raise growth_error(path)
     return cast(IO[bytes], gzip.open(path))
 
 
 def max_bytes(size: int) -> int:
-    """Return how many bytes ``size`` compressed bytes may unpack to.
+    """Return the largest allowed unpacked size of ``size`` compressed bytes.
 
-    They are 200 times as many, or 256 MiB if that is more.
+    It is 200 times ``size``, or 256 MiB if that is more.
     """
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
@@ -117,7 +117,7 @@ def check_growth(path: Path, declared: int, stored: int, where: str = "") -> Non
     The message contains ``where``.
     """
     if declared > max_bytes(stored):
-        raise swollen(
+        raise growth_error(
             path,
             f"{where}: {declared} bytes are declared, {stored} are stored,"
             f" {max_bytes(stored)} allowed",
@@ -125,12 +125,12 @@ def check_growth(path: Path, declared: int, stored: int, where: str = "") -> Non
 
 
 def drain(stream: IO[bytes]) -> None:
-    """Read the rest of a stream and discard it: the checksum at its end is verified."""
+    """Read the rest of a stream, so that the checksum at its end is verified."""
     while stream.read(_COPY_BYTES):
         pass
 
 
-def swollen(path: Path, where: str = "") -> UserError:
+def growth_error(path: Path, where: str = "") -> UserError:
     """Return the error for a file that decompresses to more bytes than allowed.
 
     The message contains ``where``.
@@ -143,10 +143,10 @@ def swollen(path: Path, where: str = "") -> UserError:
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Convert an exception in the block into `DamagedFile`.
+    """Context manager: convert exceptions in the block into `DamagedFile`.
 
-    UserError, MemoryError and errors of the disk pass unchanged. The message says that
-    ``path`` should be a whole file of the kind ``expected``, such as "gzip file".
+    UserError, MemoryError and errors of the disk are raised unchanged. The message says
+    that ``path`` should be a whole file of the kind ``expected``, such as "gzip file".
     """
     try:
         yield
@@ -161,7 +161,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
-    """Return the error for a damaged file; ``error`` is what its reader raised."""
+    """Return the error for a damaged file, whose reader raised ``error``."""
     problem = (
         f"found it damaged or another file ({type(error).__name__}:"
         f" {shorten(str(error))})"
@@ -177,14 +177,14 @@ def unpack(
     No existing file is replaced. ``progress`` is called with the number of bytes
     unpacked so far, and None. The format is detected from the content. Members are
     moved to ``into`` after the whole archive was read. ``required`` is a path below
-    ``into`` that must exist in the end; "": none. It is moved last, in one step: if it
-    is absent, the move can be repeated.
+    ``into`` that must exist in the end; "": none. It is moved last and in one step, so
+    that its absence shows that an interrupted move must be repeated.
 
     Raises UserError for a member that has ``..`` or an absolute path, is a link, device
     or pipe, is encrypted, has a name that orca-ray gives to its own files, or already
-    exists with different content; for contents larger than the free disk space or 200
-    times the archive; for a damaged archive, and for an archive without the required
-    path.
+    exists with different content. It is also raised if the contents are larger than the
+    free disk space or 200 times the archive, and if the archive is damaged or lacks the
+    required path.
     """
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
         with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
@@ -220,7 +220,7 @@ def _unpack_members(archive: Path, scratch: Path) -> Iterator[int]:
     for name, num_bytes, content in _members(archive):
         unpacked += max(0, num_bytes)
         if num_bytes < 0 or unpacked > allowed:
-            raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
+            raise growth_error(archive, f" at {quoted(name)} ({num_bytes} bytes)")
         if unpacked > free:
             raise UserError(
                 f"{archive}: no space left at {quoted(name)}: {unpacked} bytes are"
@@ -288,9 +288,10 @@ def _members(archive: Path) -> Iterator[_Member]:
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A tar member. Raises ReadError for a header that is damaged or over 1 MiB.
+    """A tar member, whose header is checked.
 
-    The library tarfile would take a damaged header for the end of the archive.
+    Raises ReadError for a header that is damaged or over 1 MiB. The library tarfile
+    would take a damaged header for the end of the archive.
     """
 
     @classmethod
@@ -405,9 +406,9 @@ def _write(
 
 
 def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield (old path, new path) of each rename that merges ``source`` into ``into``.
+    """Yield (old path, new path) of each rename that merges two directories.
 
-    Both are directories.
+    ``source`` is merged into ``into``.
     """
     for path in sorted(source.iterdir()):
         target = into / path.name

@@ -32,14 +32,14 @@ The machine's name is part of it, because containers may share that directory, a
 has process ids of its own.
 """
 _ABANDONED_SECONDS = 3600.0
-"""Age from which a temporary file is that of a process that was killed."""
+"""Age in seconds from which on the writer of a temporary file must have been killed."""
 MOST_TEXT_BYTES = 2**28
-"""Limit of a text file or recording that is read at once.
+"""Largest size of a text file or recording that is read at once.
 
 FSD50K's list of chunks has some 75 MB.
 """
 _MOST_JSON_BYTES = 2**22
-"""Limit of a JSON file."""
+"""Largest size of a JSON file."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -67,7 +67,7 @@ def home() -> Path:
 def subdirectory(name: str) -> Path:
     """Return the directory ``name`` inside the cache directory; create it if needed.
 
-    Such directories are packages and prepared.
+    Examples of names are ``packages`` and ``prepared``.
     """
     path = home() / name
     make_directory(path)
@@ -89,11 +89,11 @@ def make_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Convert errors of writing below the directory ``path`` into `UserError`.
+    """Context manager: convert errors of writing below ``path`` into `UserError`.
 
     The errors are a full disk, no write permission, and a file where a directory is
-    needed. If the error names a file outside ``path``, the message says that this file
-    cannot be opened. Other errors pass unchanged.
+    needed. If the error names a file outside the directory ``path``, the message says
+    that this file cannot be opened. Other errors are raised unchanged.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _is_related(filename: str, path: Path) -> bool:
-    """Return whether a file is below or above ``path``, links followed or not."""
+    """Return whether a file is below or above ``path``, with or without links."""
     file = Path(filename)
     return _is_above(file.absolute(), path.absolute()) or _is_above(
         file.resolve(), path.resolve()
@@ -134,7 +134,7 @@ def _is_above(first: Path, second: Path) -> bool:
 
 @contextlib.contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an ``OSError`` of reading the file ``path`` into a `UserError`."""
+    """Context manager: convert an ``OSError`` of reading ``path`` into UserError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -144,9 +144,9 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size in bytes of a file or, if ``directories``, of a directory.
+    """Return the size in bytes of a regular file; raise UserError for other paths.
 
-    The file must be regular. Raises UserError for other paths.
+    ``directories``: directories are allowed, too.
     """
     with read_errors(path):
         return regular_size(path, directories=directories)
@@ -217,9 +217,10 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``.
+    """Write a file atomically: readers see the old content or the whole new one.
 
-    No reader sees half a file. Raises `UserError` if ``path`` is a pipe, device or
+    The content is written to ``<name>.tmp``, which is synced to disk if ``durable``,
+    and then renamed to ``path``. Raises `UserError` if ``path`` is a pipe, device or
     socket, which a file would replace.
     """
     paths.check_special(path, "the file")
@@ -266,8 +267,8 @@ def check_space(path: Path, num_bytes: float) -> None:
 def check_memory(num_bytes: float, what: str, advice: str) -> None:
     """Raise `UserError` if ``num_bytes`` of memory are not free.
 
-    The message has the texts ``what`` and ``advice``. Free is what the machine has
-    available, within the limit of the container (`orca_ray.process.free_memory`).
+    The message contains the texts ``what`` and ``advice``. The limit of a container is
+    taken into account (`orca_ray.process.free_memory`).
     """
     free = free_memory()
     if num_bytes > free:
@@ -286,9 +287,9 @@ def _size(num_bytes: float) -> str:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``.
+    """Context manager: hold the inter-process lock ``<path>.lock``.
 
-    Before a wait, a log entry says that another process works on ``what``.
+    If it must wait, it logs that another process works on ``what``.
     """
     from filelock import FileLock, Timeout
 
@@ -326,7 +327,7 @@ def _create_lock_file(path: Path) -> None:
 def scratch_directory(
     parent: Path | None = None, prefix: str = ".tmp-"
 ) -> Iterator[Path]:
-    """Yield a new directory, which is removed at the end of the block.
+    """Context manager: yield a new directory, which is removed at the end.
 
     It is a hidden directory inside ``parent``. Without ``parent``, it lies in the
     system's directory for temporary files, and its name holds the id and the start time
@@ -364,7 +365,7 @@ def remove_abandoned() -> None:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory, which replaces ``target`` if the block succeeds.
+    """Context manager: yield an empty directory, which replaces ``target`` on success.
 
     The caller must hold a `lock`.
     """
@@ -403,12 +404,13 @@ def replace_file(source: Path, target: Path) -> None:
 def prune(
     directory: Path, suffix: str, most_files: int = 256, most_bytes: int = 2 * 10**9
 ) -> None:
-    """Remove the oldest files ending in ``suffix``, and abandoned temporary files.
+    """Remove the oldest files of a directory, and abandoned temporary files.
 
-    At most ``most_files``, of ``most_bytes`` in total, remain. Age is the modification
-    time. The newest file is kept even if it exceeds ``most_bytes``. Files and
-    directories with ``.tmp`` in the name that are over an hour old are removed, too:
-    their writers were killed. Raises OSError if a file operation fails.
+    Of the files whose names end in ``suffix``, at most ``most_files`` of ``most_bytes``
+    in total remain. The age of a file is its modification time. The newest file is kept
+    even if it exceeds ``most_bytes``. Files and directories with ``.tmp`` in the name
+    that are over an hour old are removed, too, because their writers were killed.
+    Raises OSError if a file operation fails.
     """
     statuses: dict[Path, os.stat_result] = {}
     for path in directory.iterdir():

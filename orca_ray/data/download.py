@@ -1,7 +1,8 @@
 """Download of one file over HTTP, which continues after a broken connection.
 
-A later process continues it too. Own code stands here because ``requests``, ``urllib3``
-and pooch start a broken download anew, and Hugging Face's client serves its hub only.
+A later process can continue it, too. No library is used for this, because ``requests``,
+``urllib3`` and pooch start a broken download from its beginning, and the client of
+Hugging Face serves only its hub.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ReportDownloaded = Callable[[int, int | None], None]
-"""Called with the number of bytes received so far, and the length of the file.
+"""Function that is called with the number of bytes received, and the file's length.
 
 The length is None if unknown. The function may raise Stopped.
 """
@@ -46,14 +47,17 @@ class Patience:
     tries: int = 6
     """Number of consecutive tries without a new byte after which the download fails."""
     tries_to_reach: int = 2
-    """Used instead of ``tries`` while no byte has arrived and no server answers.
+    """Number of tries, in place of ``tries``, if no server answers at all.
 
-    The server or proxy then cannot be reached or does not answer.
+    The server or proxy then cannot be reached, or does not answer.
     """
     first_wait: float = 1.0
-    """Seconds before the second try; doubled for each further try, varied by ±25 %."""
+    """Seconds before the second try. They are doubled for each further try.
+
+    All waiting times are varied at random by ±25 %.
+    """
     longest_wait: float = 60.0
-    """Largest number of seconds before a try, before it is varied."""
+    """Largest number of seconds before a try, without the random variation."""
     connect_seconds: float = 10.0
     """Time-out for the connection, including TLS and the tunnel through a proxy."""
     silence_seconds: float = 15.0
@@ -65,7 +69,7 @@ class Stopped(Exception):
 
 
 class Failed(Exception):
-    """Raised if no file could be downloaded from a URL; the message is the reason."""
+    """Raised if a download from a URL failed; the message is the reason."""
 
     def __init__(
         self,
@@ -75,10 +79,10 @@ class Failed(Exception):
         reached: bool = True,
         wait: float = 0.0,
     ) -> None:
-        """Store the reason.
+        """Store the arguments.
 
-        ``permanent``: retrying is useless; ``reached``: a server answered; ``wait``:
-        seconds before a retry.
+        ``permanent``: whether a retry is useless. ``reached``: whether a server
+        answered. ``wait``: seconds before a retry.
         """
         super().__init__(reason)
         self.permanent = permanent
@@ -122,16 +126,16 @@ def download(
 ) -> None:
     """Download a file to ``part``, a path that ends in ``.part``.
 
-    The bytes of an earlier call are continued. ``<part>.json`` stores the URL, the
-    length and the server's validator, a header that identifies a version of the file (a
-    strong ETag, else Last-Modified). A download continues only if URL and validator are
-    the same as before. With ``hash_known``, the caller verifies the result by a known
-    hash: a download without a validator or from another URL is then continued, too.
-    Otherwise, a server that does not send the length is refused.
+    An interrupted download is continued by the next call. ``<part>.json`` stores the
+    URL, the length and the server's validator, a header that identifies a version of
+    the file (a strong ETag, else Last-Modified). A download is continued only if URL
+    and validator are the same as before. With ``hash_known``, the caller verifies the
+    result by a known hash; then a download without a validator or from another URL is
+    continued, too. Otherwise, a server that does not send the length is refused.
 
-    Raises Failed if the server has no such file or all tries failed (the bytes received
-    are kept for a later call), Stopped if ``stop`` was set, UserError if ``part`` is a
-    symbolic link or the file does not fit on the disk, and the OSErrors of writing.
+    Raises Failed if the server has no such file or all tries failed; the received bytes
+    are kept for a later call. Raises Stopped if ``stop`` was set, UserError if ``part``
+    is a symbolic link or the file does not fit on the disk, and OSErrors of writing.
     """
     from requests import Session
 
@@ -190,7 +194,7 @@ class _Received(NamedTuple):
 
 
 def _received(part: Path, url: str, hash_known: bool) -> _Received:
-    """Return what can be continued of an earlier download to ``part``."""
+    """Return the bytes of an earlier download to ``part`` that can be continued."""
     if part.is_symlink():
         raise UserError(
             f"{part} is a symbolic link, and no file is written through it: remove it"
@@ -222,7 +226,7 @@ def _try_once(
     patience: Patience,
     report: ReportDownloaded,
 ) -> None:
-    """Download the missing bytes of a file; Failed if it is not whole afterwards."""
+    """Download the missing bytes of a file; raise Failed if some are still missing."""
     import requests
     import urllib3
 
@@ -256,7 +260,7 @@ def _try_once(
                     report(size, total)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         progress = f"{size} of {total or 'an unknown number of'} bytes"
-        raise _explained(error, url, is_answered, progress) from error
+        raise _make_failure(error, url, is_answered, progress) from error
     if total is None or size == total:
         return
     if size > total:
@@ -320,7 +324,7 @@ def _check_continued(response: "Response", part: Path, received: _Received) -> N
 def _start_anew(
     response: "Response", url: str, part: Path, hash_known: bool
 ) -> int | None:
-    """Empty ``part``, and describe the file that the server sends.
+    """Empty ``part``, and store a description of the file that the server sends.
 
     Return the length of this file; None if unknown.
     """
@@ -345,8 +349,13 @@ def _start_anew(
     return total
 
 
-def _explained(error: Exception, url: str, is_answered: bool, progress: str) -> Failed:
-    """Return why a download broke off; ``progress`` says how many bytes came."""
+def _make_failure(
+    error: Exception, url: str, is_answered: bool, progress: str
+) -> Failed:
+    """Return the failure of a download that raised ``error``.
+
+    ``progress``: text on the number of bytes that were received.
+    """
     import requests
     import urllib3
 

@@ -33,7 +33,7 @@ _PROGRESS_SECONDS = 5.0
 GRACE_SECONDS = 2.0
 """Seconds that worker threads get to clean up after an interruption."""
 _REPORTED_BYTES = 200 * 10**6
-"""The hashing of files of at least this size is reported as progress."""
+"""Least size of a file whose hashing is reported as progress."""
 
 
 def fetch(
@@ -51,9 +51,9 @@ def fetch(
     download of the other files. Existing files are never overwritten or removed.
     ``progress`` is called with lines of text, by one thread at a time.
 
-    Raises UserError before any download, if a missing file has no URL or the disk is
-    too small; and at the end, if a file could not be downloaded or does not match its
-    hash, or an archive is damaged or lacks the expected path.
+    Raises UserError before any download if a missing file has no URL or the disk is too
+    small. Raises UserError at the end if a file could not be downloaded or has a wrong
+    hash, or if an archive is damaged or lacks the expected path.
     """
     unique_files = list({file.path: file for file in files}.values())
     absent = missing(unique_files, directory)
@@ -105,11 +105,11 @@ class _RawDirectory:
         """Call ``work`` on every file in ``workers`` threads.
 
         Raises the first exception of ``work`` that is not a `UserError`, else one
-        `UserError` with the messages of all UserErrors of ``work``. After an exception
-        in the calling thread (e.g. Ctrl-C), it is raised once all threads have ended or
-        `GRACE_SECONDS` have passed. The threads are daemons: with
-        ``concurrent.futures``, a process would wait at its end until the connection to
-        a silent server times out.
+        `UserError` with the messages of all UserErrors of ``work``. An exception in the
+        calling thread (e.g. Ctrl-C) is raised when all threads have ended, or after
+        `GRACE_SECONDS`. The threads are daemons, unlike those of
+        ``concurrent.futures``, which would delay the end of the process until the
+        connection to a silent server times out.
         """
 
         def outcome(file: RawFile) -> BaseException | None:
@@ -141,8 +141,9 @@ class _RawDirectory:
                 self._progress(line)
 
     def _byte_progress(self, name: str) -> Callable[[int, int | None], None]:
-        """Return a function of (bytes done, total) that reports every five seconds.
+        """Return a function that reports the progress of a file every five seconds.
 
+        Its arguments are the number of bytes done and the total number (None: unknown).
         It raises Stopped after Ctrl-C.
         """
         start = last = time.monotonic()
@@ -164,9 +165,9 @@ class _RawDirectory:
         return report
 
     def obtain(self, file: RawFile) -> None:
-        """Download a file if it is missing, verify and unpack it.
+        """Download a file if it is missing, then verify and unpack it.
 
-        The hash of its content is recorded if none was known.
+        The hash of its content is recorded if no hash was known.
         """
         target = self._directory / file.path
         content = None
@@ -227,9 +228,10 @@ class _RawDirectory:
             logger.warning("%s cannot be pinned: %s", file.path, error)
 
     def _mismatch(self, file: RawFile, content: Pin) -> str:
-        """Return how hash and size differ from the published or recorded ones.
+        """Return a text on how hash and size differ from the expected ones.
 
-        "": they do not differ.
+        The expected ones were published, or recorded in the lock file. Returns "" if
+        there is no difference.
         """
         size = f"({content.num_bytes} bytes)"
         for name, expected, actual in (
@@ -333,7 +335,7 @@ def _readable(num_bytes: float) -> str:
 
 
 def _amount(num_bytes: int, total: int | None) -> str:
-    """Return how many bytes are done, of how many if known, such as "3 of 20 MB"."""
+    """Return the numbers of done and of all bytes as text, such as "3 of 20 MB"."""
     size = total or num_bytes
     unit = 10**6 if size >= 10**7 else 10**3
     name = "MB" if size >= 10**7 else "kB"

@@ -20,8 +20,8 @@ from orca_ray.data import cache
 from orca_ray.data.archives import (
     check_growth,
     damaged,
+    growth_error,
     max_bytes,
-    swollen,
 )
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
@@ -33,18 +33,20 @@ _MAX_DEPTH = 64
 _MAX_NAME_BYTES = 4096
 """Largest length of the name of a data set of texts."""
 _TEXTS_SECONDS = 5
-"""CPU time that texts may take, beside a second for each MiB of their file."""
+"""Seconds of CPU time that reading texts may take, plus one for each MiB of the file.
+"""
 _TEXTS_BYTES = 2**29
-"""Memory that texts may take, beside what the size of their file allows."""
+"""Bytes of memory that reading texts may take, plus those that the file's size allows.
+"""
 
 
 @contextlib.contextmanager
 def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any]:
-    """Yield an ``h5py.File`` opened for reading.
+    """Context manager: yield an ``h5py.File`` that is opened for reading.
 
-    Errors of h5py inside the block become a `UserError`. ``required`` keys
-    (``"tensor"``, ``"0001/data"``) must exist; only they may be read. None: all is
-    looked at, which takes 0.1 ms for each data set.
+    Errors of h5py inside the block become a `UserError`. The keys ``required``
+    (``"tensor"``, ``"0001/data"``) must exist, and only they may be read. None: all
+    data sets are checked and may be read. A check takes 0.1 ms for each data set.
 
     Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft
     or external link, any data set with data in another file or that declares more than
@@ -146,7 +148,7 @@ def _below(
 
 
 def _member(path: Path, group: Any, name: str, where: str) -> Any:
-    """Return a member of a group; UserError for a link.
+    """Return a member of a group; raise UserError if it is a link.
 
     A link is not followed, because it may point to a pipe.
     """
@@ -176,10 +178,11 @@ def _check_growth(path: Path, name: str, dataset: Any) -> None:
 
 
 def check_chunks(path: Path, name: str, dataset: Any) -> None:
-    """Raise UserError unless each chunk of an ``h5py.Dataset`` has its size.
+    """Raise UserError unless all chunks of an ``h5py.Dataset`` have the right size.
 
-    The HDF5 library (2.0) trusts it, and crashes. Chunks with filters are all read and
-    decompressed. Filters but gzip, shuffle and Fletcher's checksum are refused.
+    The HDF5 library (2.0) does not check the size, and crashes if it is wrong. Chunks
+    with filters are all read and decompressed. Other filters than gzip, shuffle and
+    Fletcher's checksum are refused.
     """
     if not dataset.chunks:
         return
@@ -248,12 +251,12 @@ def _unfiltered_size(content: bytes, filters: list[int], mask: int, most: int) -
 def read_texts(path: Path, name: str) -> Array:
     """Return a data set of texts as an array of NumPy's text type, in its shape.
 
-    Another process reads them, with limits: what the library (2.0) finds in damaged
-    texts, or in the value of texts that were not written, makes it take gigabytes of
-    memory, read forever, or end the process.
+    They are read in another process with limits on time and memory. Damaged texts, and
+    damaged fill values of texts that were not written, make the HDF5 library (2.0) take
+    gigabytes of memory, read forever, or end the process.
 
-    Raises UserError for damaged texts, and for texts that unfold to more than 200 times
-    the size of the file.
+    Raises UserError for damaged texts, and for texts that take more than 200 times the
+    size of the file.
     """
     if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         raise UserError(
@@ -325,7 +328,7 @@ def _write_texts() -> None:
             _check_growth(path, name, file[name])
             texts = np.asarray(file[name].asstr(errors="replace")[...])
             if 4 * max(map(len, texts.flat), default=0) * texts.size > allowed:
-                raise swollen(path, f", {name}")
+                raise growth_error(path, f", {name}")
             np.save(sys.stdout.buffer, texts.astype("U"))
     except UserError as error:
         sys.stdout.buffer.write(str(error).encode(errors="surrogateescape"))

@@ -1,6 +1,6 @@
-"""Format of a prepared-data directory: array names, fingerprint and ``meta.json``.
+"""Format of directories of prepared data: array names, fingerprint and ``meta.json``.
 
-The functions write and replace such directories.
+The functions of this module write and replace such directories.
 """
 
 import contextlib
@@ -117,16 +117,17 @@ def stored_files(meta: Mapping[str, Any]) -> set[str]:
 
 
 @contextlib.contextmanager
-def unfinished(
+def open_workspace(
     name: str, directory: Path, raw: Path, protocol: str, identity: str
 ) -> Iterator[Workspace]:
-    """Yield the workspace that an interrupted build left, else a new one.
+    """Context manager: yield the workspace of an interrupted build, else a new one.
 
-    The interrupted build must have the same ``identity``. The workspace is kept for the
-    next build if, after a finished batch, the block is interrupted (Ctrl-C,
-    SystemExit), runs out of main memory or disk space, or has an input/output error. In
-    all other cases, it is removed, because the next build would probably fail with the
-    same error. Raises UserError if the workspace's path is a link or a file.
+    The interrupted build must have the same ``identity``. At the end of the block, the
+    workspace is kept for the next build if a batch is finished, and the block was
+    interrupted (Ctrl-C, SystemExit), ran out of memory or disk space, or had an
+    input/output error. In all other cases, it is removed, because the next build would
+    probably fail with the same error. Raises UserError if the workspace's path is a
+    link or a file.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -152,9 +153,9 @@ def unfinished(
 
 
 def _at_fault(error: BaseException) -> bool:
-    """Return whether an error would recur in the next build.
+    """Return whether an error is probably one of the build, and would recur.
 
-    It may not for Ctrl-C, a full disk, too little memory and errors of the system.
+    Ctrl-C, a full disk, too little memory and errors of the system may not recur.
     """
     if isinstance(error, UserError):
         cause = error.__cause__
@@ -162,7 +163,7 @@ def _at_fault(error: BaseException) -> bool:
     return not isinstance(error, KeyboardInterrupt | SystemExit | OSError | MemoryError)
 
 
-def finish(
+def finish_build(
     name: str,
     directory: Path,
     arrays: Arrays,
@@ -176,7 +177,7 @@ def finish(
     and if the disk is full.
 
     The progress file of the build is kept, so that the build can continue if it is
-    interrupted before `move`.
+    interrupted before `move_build`.
     """
     _check_names(name, arrays)
     entries = _write_arrays(directory, stored_arrays(arrays))
@@ -206,7 +207,10 @@ def finish(
 def _write_arrays(
     directory: Path, arrays: Mapping[str, Array]
 ) -> dict[str, dict[str, Any]]:
-    """Write arrays that are no memory maps of their files; return descriptions."""
+    """Write the arrays that are not yet in their files; return their descriptions.
+
+    An array is in its file if it is a memory map of the file.
+    """
     mapped = {
         key
         for key, array in arrays.items()
@@ -231,7 +235,10 @@ def _write_arrays(
 
 
 def _save(array: Array, path: Path) -> None:
-    """Write an array by way of a second file: it may be a memory map of ``path``."""
+    """Write an array to a second file, and rename that file to ``path``.
+
+    The array may be a memory map of ``path``.
+    """
     fresh = path.with_name(f".{path.name}")
     fresh.unlink(missing_ok=True)
     np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
@@ -253,10 +260,10 @@ def _is_file(array: Array, path: Path) -> bool:
     return is_whole and array.flags.c_contiguous
 
 
-def move(source: Path, directory: Path) -> None:
-    """Sync the files of the finished build ``source`` to disk, then rename it.
+def move_build(source: Path, directory: Path) -> None:
+    """Sync the files of the finished build ``source`` to disk, and rename it.
 
-    It replaces ``directory``.
+    The build then replaces ``directory``.
     """
     files = stored_files(read_meta(source))
     for name in files:
@@ -303,7 +310,7 @@ def _check_names(name: str, arrays: Arrays) -> None:
 
 
 def _has_split(arrays: Arrays, split: SplitName, *, may_be_empty: bool) -> bool:
-    """Return whether inputs and targets of a split are there and hold samples."""
+    """Return whether there are inputs and targets of a split, which have samples."""
     for key in (f"{split}_x", f"{split}_y"):
         if key not in arrays:
             return False

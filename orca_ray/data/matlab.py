@@ -22,7 +22,7 @@ from orca_ray.data.archives import (
     check_growth,
 )
 from orca_ray.data.hdf5 import check_chunks, open_hdf5
-from orca_ray.data.npy import from_stream, mapped
+from orca_ray.data.npy import from_stream, map_array
 from orca_ray.data.rows import Array, LazyRows, RowIndex
 from orca_ray.errors import UserError, shorten
 
@@ -74,9 +74,9 @@ _SIZES = 5
 _NAME = 1
 """Type of the third element of a variable, its name."""
 _MAX_ELEMENT_BYTES = 4096
-"""Largest size of one of these elements."""
+"""Largest size of the element with the flags, shape or name of a variable."""
 _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
-"""Largest size of these elements together."""
+"""Largest size of the flags, shape and name of a variable together."""
 _MAX_AXES = 64
 """Largest number of axes of an array; NumPy's limit."""
 
@@ -146,9 +146,9 @@ class Variable(NamedTuple):
     packed: tuple[int, int] | None
     """Position and length of the compressed bytes; None: it is not compressed."""
     start: int
-    """Position of the first number.
+    """Position of the first number in the file.
 
-    It is that in the decompressed bytes of a compressed variable, else in the file.
+    For a compressed variable, it is the position in the decompressed bytes.
     """
 
     @property
@@ -163,7 +163,7 @@ class Variable(NamedTuple):
 def mat5_variables(path: Path) -> dict[str, Variable]:
     """Return all variables of a MATLAB 5 to 7 file by name; only headers are read.
 
-    UserError for a damaged file.
+    Raises UserError for a damaged file.
     """
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         variables = {}
@@ -196,7 +196,7 @@ def _read_variable(
     if kind == _MATRIX:
         description = file.read(min(length, _MAX_DESCRIPTION_BYTES))
         return _variable(_Header(description, endian), None, start)
-    description = _inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES)
+    description = _open_inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES)
     header = _Header(description, endian)
     inner_kind, _ = header.tag()
     if inner_kind != _MATRIX:
@@ -212,19 +212,19 @@ def read_mat5(path: Path, variable: Variable) -> Array:
     """
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         if variable.packed is None:
-            return mapped(file, variable.stored, variable.shape, "F", variable.start)
+            return map_array(file, variable.stored, variable.shape, "F", variable.start)
         num_bytes = math.prod(variable.shape) * variable.stored.itemsize
         check_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
         logger.info("unpacking %s of %s", variable.name, path)
-        stream = _inflated(file, *variable.packed)
+        stream = _open_inflated(file, *variable.packed)
         stream.read(variable.start)
         return from_stream(stream, variable.stored, variable.shape, "F")
 
 
-def _inflated(file: IO[bytes], start: int, size: int) -> Any:
-    """Return a stream that decompresses ``size`` bytes from position ``start`` on.
+def _open_inflated(file: IO[bytes], start: int, size: int) -> Any:
+    """Return a stream that decompresses the ``size`` bytes from ``start`` on.
 
-    They are in zlib format.
+    The bytes are in zlib format.
     """
     import pyarrow as pa
 
@@ -234,9 +234,9 @@ def _inflated(file: IO[bytes], start: int, size: int) -> Any:
 
 
 class _Header:
-    """Reads the elements at the start of a variable, one after the other.
+    """Reader of the elements at the start of a variable, one after the other.
 
-    ``endian`` is "<" or ">".
+    ``endian`` is the byte order, "<" or ">".
     """
 
     def __init__(self, content: bytes, endian: str) -> None:
@@ -280,9 +280,9 @@ class _Header:
 def _variable(
     header: _Header, packed: tuple[int, int] | None, start: int
 ) -> Variable | None:
-    """Read the header of a variable.
+    """Return the variable that ``header`` describes.
 
-    None for an unknown class (opaque objects, functions).
+    None for a variable of an unknown class (opaque objects, functions).
     """
     flags = int(np.frombuffer(header.element(_FLAGS), f"{header.endian}u4")[0])
     number = flags & 0xFF

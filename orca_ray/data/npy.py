@@ -32,7 +32,7 @@ A larger one is mapped from a temporary file.
 _COPY_BYTES = 4 * 2**20
 """Size of the blocks that are copied at once."""
 _MAX_HEADER_BYTES = 2**14
-"""NumPy reads headers of up to 10,000 characters."""
+"""Number of bytes that are read as a header; NumPy's limit is 10,000 characters."""
 
 _KINDS = {
     "b": "booleans",
@@ -76,7 +76,7 @@ def read_npy(
             start = stream.tell()
             num_bytes = path.stat().st_size - start
             _check_unfit(str(path), header, num_bytes, kind, pickled)
-            array = mapped(stream, header.dtype, header.shape, header.order, start)
+            array = map_array(stream, header.dtype, header.shape, header.order, start)
         elif pickled:
             array = _read_objects(path, stream, header.shape)
         else:
@@ -111,8 +111,8 @@ class Npz(Mapping[str, Array]):
     The keys are ``names`` (None: all arrays). Each ``npz[name]`` reads the array again
     and verifies its checksum: store the result. An array of over 64 MiB is
     memory-mapped from a temporary file in the cache directory. The constructor raises
-    UserError if the file is no archive or lacks a name; ``npz[name]``, if the array is
-    damaged, pickled, or exceeds 200 times its stored bytes.
+    UserError if the file is no archive or lacks a name. ``npz[name]`` raises UserError
+    if the array is damaged, pickled, or exceeds 200 times its stored bytes.
     """
 
     def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
@@ -205,7 +205,7 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
 def _check_unfit(
     where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False
 ) -> None:
-    """Raise UserError unless the array's kind is allowed and it has ``num_bytes``.
+    """Raise UserError unless an array's kind is allowed and its size is ``num_bytes``.
 
     The arguments are those of `read_npy`.
     """
@@ -254,10 +254,10 @@ def from_stream(
             file.flush()
             if isinstance(file, io.BytesIO):
                 return np.ndarray(shape, dtype, buffer=file.getvalue(), order=order)
-            return mapped(file, dtype, shape, order)
+            return map_array(file, dtype, shape, order)
 
 
-def mapped(
+def map_array(
     file: IO[bytes],
     dtype: np.dtype[Any],
     shape: tuple[int, ...],

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _PIP = (sys.executable, "-m", "pip")
 """Command that runs pip."""
 _DISK_FACTOR = 2.2
-"""Free disk space for a download, over its size.
+"""Ratio of the free disk space that a download needs to the size of the wheel.
 
 pip stores a temporary copy while it downloads.
 """
@@ -108,9 +108,9 @@ def verified(package: Package) -> Path | None:
 
 
 def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that name a wheel of this package and version.
+    """Return the file ``names`` that are wheels of this package and version.
 
-    Such a name is ``aeon-1.6.0-py3-none-any.whl``.
+    An example is ``aeon-1.6.0-py3-none-any.whl``.
     """
     expected = [_canonical(package.name), package.version]
     files = []
@@ -208,7 +208,7 @@ def _run_pip(package: Package, scratch: Path) -> None:
         },
     )
     if process.returncode != 0:
-        raise _explained(package, process.stderr)
+        raise _make_error(package, process.stderr)
 
 
 def _platform_options(package: Package) -> list[str]:
@@ -226,7 +226,7 @@ def _platform_options(package: Package) -> list[str]:
     return [*options, "--abi", abi]
 
 
-def _explained(package: Package, output: str) -> UserError:
+def _make_error(package: Package, output: str) -> UserError:
     """Return the error that pip's ``output`` reports."""
     logger.debug("pip said: %s", output)
     mismatch = re.search(r"Got\s+([0-9a-f]{64})", output)

@@ -1,8 +1,9 @@
-"""Safe replacements for what a pickle of NumPy arrays names.
+"""Safe replacements for the classes and functions that a pickle of arrays names.
 
-A pickle names classes and functions ("globals"). The replacements check the pickle's
-content; arrays are built only at the end. NumPy's own ``ndarray.__setstate__`` is not
-used: if a hostile file claims an object dtype, it interprets raw bytes as pointers.
+Pickles call these classes and functions "globals". The replacements check the pickle's
+content, and build arrays only at the end. NumPy's own ``ndarray.__setstate__`` is not
+used, because it interprets raw bytes as pointers if a hostile file claims an object
+dtype.
 """
 
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
-"""Called with the size in bytes of each value that is created as a copy.
+"""Function that is called with the size in bytes of each copy that is created.
 
 It raises NotPlain if the sum of the sizes is too large.
 """
@@ -27,9 +28,10 @@ ALLOWED = (
 LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 """Plain types that contain no other values."""
 _MAX_KEY = 2**60
-"""Limit of integers in keys.
+"""Integers in keys must be smaller than this number.
 
-Python hashes integers modulo 2**61 - 1, so larger ones can be chosen to collide.
+Python hashes integers modulo 2**61 - 1, so an attacker can choose larger ones with the
+same hash.
 """
 _TYPE_CODES = re.compile(
     r"\??|b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,9}|O[48]?"
@@ -48,13 +50,12 @@ class NotPlain(Exception):
 
 
 class Global(NamedTuple):
-    """Replacement for a class or function that a pickle may name.
-
-    It has the full name, and the function to call instead.
-    """
+    """Replacement for a class or function that a pickle may name."""
 
     name: str
+    """Full name of the class or function in the pickle."""
     call: Callable[..., Any]
+    """Function that is called in its place."""
 
 
 class PickledType:
@@ -209,10 +210,10 @@ class StandIns(dict[str, Global]):
 def cheap_keys(keys: list[Any]) -> list[Any]:
     """Return ``keys`` of a dict unchanged.
 
-    Raises NotPlain unless all are scalars or flat tuples of scalars. Hashing nested
-    tuples can exhaust the stack or take very long. Complex and very large numbers are
-    refused, too: an attacker can choose many with the same hash, and a dict then
-    compares each key with all others.
+    Raises NotPlain unless all keys are scalars or flat tuples of scalars. Hashing
+    nested tuples can exhaust the stack or take very long. Complex and very large
+    numbers are refused, too. An attacker can choose many of them with the same hash,
+    and a dict would then compare each key with all others.
     """
     for key in keys:
         for value in key if type(key) is tuple else (key,):
@@ -236,7 +237,7 @@ def _check_cheap(value: object) -> None:
 
 
 def _text(value: object) -> object:
-    """Return a value with bytes of a Python 2 pickle as text."""
+    """Return a value; bytes, as in a pickle of Python 2, are decoded to text."""
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
@@ -247,7 +248,7 @@ def _checked_type(dtype: object) -> np.dtype[Any]:
 
 
 def _num_items(shape: Any) -> int:
-    """Return the number of items of an array; NotPlain for an impossible shape."""
+    """Return the number of items of an array; raise NotPlain if it cannot exist."""
     is_shape = isinstance(shape, tuple) and len(shape) <= _MAX_AXES
     if not is_shape or not all(map(_is_size, shape)):
         raise NotPlain(f"it has an array of the impossible shape {reprlib.repr(shape)}")

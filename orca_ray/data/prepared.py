@@ -1,10 +1,10 @@
 """Prepared task data: ``.npy`` files with a fingerprint.
 
-They are memory-mapped, and so shared by all processes of a node. Files:
-``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and ``meta.json``. One
-process builds the data in ``prepared/<name>/.partial-<version>``, while other processes
-wait for it. An interrupted build continues there. The complete directory is renamed to
-``<version>``.
+The files are ``prepared/<name>/<version>/{train,validation,test}_{x,y}.npy`` and
+``meta.json``. They are memory-mapped, so that all processes of a node share their
+memory. One process builds the data in ``prepared/<name>/.partial-<version>``, while
+other processes wait. An interrupted build continues there. The complete directory is
+renamed to ``<version>``.
 """
 
 import logging
@@ -55,9 +55,9 @@ __all__ = [
     "directory_of",
     "fingerprint",
     "held_rows",
-    "joined",
+    "join_splits",
     "num_folds",
-    "opened",
+    "open_prepared",
     "prepare",
     "under_protocol",
     "verify",
@@ -70,32 +70,32 @@ logger = logging.getLogger(__name__)
 HELD_OUT = Protocol.HELD_OUT.value
 PAPER = Protocol.PAPER.value
 COPIED_BYTES = 2**30
-"""Size up to which inputs or targets are copied when they are joined or selected.
+"""Largest size of inputs or targets that are copied when they are joined or selected.
 
-Larger ones are read when needed.
+Larger inputs and targets are read when they are needed.
 """
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split, read-only.
-
-    It has inputs ``x`` [N, *input_shape] float32 and targets ``y`` [N, ...] (see
-    `rows.Target`).
-    """
+    """One split of prepared data, read-only."""
 
     x: Rows
+    """Inputs [N, *input_shape], float32."""
     y: Array
-    """An array, or `LazyRows` if large targets were joined or selected."""
+    """Targets [N, ...] (see `rows.Target`).
+
+    They are an array, or `LazyRows` if large targets were joined or selected.
+    """
     group: Array | None = None
     """Sample ids [N] int64.
 
     Rows with the same id are parts of one sample, whose score uses their mean output.
     """
     weight: Array | None = None
-    """Weights [N] float64, above 0; None: equal, as with ids.
+    """Weights [N] of the samples, float64, above 0; None: all weights are equal.
 
-    They are for drawing training samples and scoring validation.
+    They are used when training samples are drawn, and when validation is scored.
     """
 
     def __len__(self) -> int:
@@ -119,14 +119,14 @@ class PreparedData:
     y_std: Array | None
     directory: Path
     folds: Array | None = None
-    """Fold of each sample of train, then of validation: [R, N] int8, from 1.
+    """Fold of each sample of train, then of validation, from 1: int8 [R, N].
 
-    There are R divisions. None: no folds.
+    The samples are divided into folds R times. None: there are no folds.
     """
     units: Array | None = None
-    """Number of the group of each sample of train, then of validation and test [N].
+    """Number of each sample's group, of train, then of validation and test [N].
 
-    None: samples are independent.
+    None: the samples are independent.
     """
 
     @property
@@ -154,7 +154,7 @@ def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
     return cache.home() / "prepared" / name / f"{version}{suffix}"
 
 
-def opened(
+def open_prepared(
     name: str,
     directory: Path,
     *,
@@ -164,10 +164,10 @@ def opened(
 ) -> PreparedData | None:
     """Return the prepared data in ``directory``.
 
-    None if they are missing, damaged, or do not match the arguments. ``expected`` is
-    the required fingerprint and ``identity`` the required identity (see `prepare`);
-    None accepts any. Unless the directory is missing or empty, the reason why None is
-    returned is logged at ``level``.
+    Returns None if the data are missing, damaged, or do not match the arguments.
+    ``expected`` is the required fingerprint, and ``identity`` the required identity
+    (see `prepare`); None accepts any. Unless the directory is missing or empty, the
+    reason for returning None is logged at ``level``.
     """
     try:
         if not any(directory.iterdir()):
@@ -205,9 +205,9 @@ def prepare(
     held: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
-    """Return the prepared data in ``directory``; build them if need be.
+    """Return the prepared data in ``directory``; build them if necessary.
 
-    They are built if they are missing, damaged or do not match the arguments.
+    They are built if they are missing or damaged, or do not match the arguments.
 
     Args:
         name, directory: the task, and the directory of its prepared data, usually
@@ -220,8 +220,8 @@ def prepare(
         identity: text that describes everything the build depends on: task, version,
             splits, and size and time of each raw file. An interrupted build of another
             identity is not continued.
-        held: True: build again if the existing data have another identity; False: use
-            them.
+        held: whether existing data with another identity are built again; if not, they
+            are used.
         documents: files to write beside the arrays, as text by name.
 
     Raises:
@@ -233,7 +233,7 @@ def prepare(
     raw = raw or cache.home() / "raw"
 
     def existing(level: int) -> PreparedData | None:
-        return opened(
+        return open_prepared(
             name, directory, expected=expected, identity=wanted_identity, level=level
         )
 
@@ -251,9 +251,11 @@ def prepare(
         if data is not None:  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
-        with layout.unfinished(name, directory, raw, protocol, identity) as workspace:
-            arrays = _built(build, workspace)
-            actual = layout.finish(
+        with layout.open_workspace(
+            name, directory, raw, protocol, identity
+        ) as workspace:
+            arrays = _run_build(build, workspace)
+            actual = layout.finish_build(
                 name, workspace.directory, arrays, identity, documents
             )
             if expected not in (None, actual):
@@ -263,7 +265,7 @@ def prepare(
                     " comparable. Fetch the raw files that belong to this version of"
                     " orca-ray."
                 )
-            layout.move(workspace.directory, directory)
+            layout.move_build(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))
     except layout.Damaged as error:
@@ -273,10 +275,11 @@ def prepare(
         ) from error
 
 
-def _built(build: Build, workspace: Workspace) -> Arrays:
+def _run_build(build: Build, workspace: Workspace) -> Arrays:
     """Return the arrays of ``build(workspace)``.
 
-    Its UserErrors get task and raw directory, unless they name them or the workspace.
+    Messages of its UserErrors are extended by the task and the directory of raw files,
+    unless they name one of these or the workspace.
     """
     try:
         return build(workspace)
@@ -313,7 +316,10 @@ def verify(data: PreparedData) -> None:
 
 
 def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
-    """Return the prepared data that ``meta`` describes; Damaged if files differ."""
+    """Return the prepared data that ``meta`` describes.
+
+    Raises Damaged if the files are not as described.
+    """
     if meta.get("name", name) != name:
         raise layout.Damaged(f"{directory} holds {meta['name']}")
     stored = {
@@ -346,7 +352,7 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
 
 
 def _stored_array(path: Path, entry: Mapping[str, Any]) -> Array:
-    """Return the array in a file; Damaged if it is not as ``entry`` describes."""
+    """Return the array in a file; raise Damaged if ``entry`` does not describe it."""
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         raise layout.Damaged(
             f"{path} is missing or has the wrong size (expected {entry['bytes']} bytes)"
@@ -363,7 +369,7 @@ def _stored_array(path: Path, entry: Mapping[str, Any]) -> Array:
 def _composite_rows(
     directory: Path, key: str, kind: str, stored: Mapping[str, Array]
 ) -> Rows:
-    """Return the rows ``key`` that are composed of stored parts."""
+    """Return the rows with the name ``key``, which are composed of stored parts."""
     parts = {
         name.split(".", 1)[1]: array
         for name, array in stored.items()
@@ -394,14 +400,14 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     return replace(
         data,
         splits={
-            "train": joined(data.train, data.validation),
+            "train": join_splits(data.train, data.validation),
             "validation": data.test,
             "test": data.test,
         },
     )
 
 
-def joined(first: Split, second: Split) -> Split:
+def join_splits(first: Split, second: Split) -> Split:
     """Return the rows of two splits as one.
 
     Sample ids of ``second`` are shifted, so that no id occurs in both.
@@ -419,25 +425,25 @@ def joined(first: Split, second: Split) -> Split:
 
 
 def with_fold(data: PreparedData, fold: int) -> PreparedData:
-    """Return the prepared data with the splits of ``data.fold``.
+    """Return the prepared data with the splits of the option ``data.fold``.
 
-    See `orca_ray.training.config.DataConfig`. Folds are numbered through all divisions:
-    with divisions of 5 folds, 6 is the first fold of the second division. Statistics
-    stay those of the prepared training split. Raises UserError if there is no such
-    fold.
+    See `orca_ray.training.config.DataConfig` for its values. Folds are numbered through
+    all divisions: if a division has 5 folds, 6 is the first fold of the second one.
+    Statistics remain those of the prepared training split. Raises UserError if there is
+    no such fold.
     """
     if fold == 0:
         return data
-    whole = joined(data.train, data.validation)
+    whole = join_splits(data.train, data.validation)
     if fold < 0:
         if fold == -1 and len(data.test):
-            whole = joined(whole, data.test)
+            whole = join_splits(whole, data.test)
         return replace(data, splits={**data.splits, "train": whole})
     rows = held_rows(data, fold)
     other_rows = np.setdiff1d(np.arange(len(whole)), rows)
     parts: dict[SplitName, Split] = {
-        "train": _selected(whole, other_rows),
-        "validation": _selected(whole, rows),
+        "train": _select_rows(whole, other_rows),
+        "validation": _select_rows(whole, rows),
     }
     return replace(data, splits={**data.splits, **parts})
 
@@ -448,7 +454,7 @@ def num_folds(data: PreparedData) -> int:
 
 
 def held_rows(data: PreparedData, fold: int) -> Array:
-    """Return the rows of train and validation together that are ``fold``.
+    """Return the rows of a fold, in train and validation joined.
 
     Raises UserError if there is no such fold.
     """
@@ -462,7 +468,7 @@ def held_rows(data: PreparedData, fold: int) -> Array:
     return np.flatnonzero(data.folds[division] == fold - sizes[:division].sum())
 
 
-def _selected(split: Split, rows: Array) -> Split:
+def _select_rows(split: Split, rows: Array) -> Split:
     """Return the split with the given rows only."""
     x = _in_memory(selected_rows(split.x, rows), split.x)
     y = _in_memory(selected_rows(split.y, rows), split.y)
@@ -480,12 +486,12 @@ def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
 def with_train_fraction(
     data: PreparedData, fraction: float, seed: int, *, classes: bool
 ) -> PreparedData:
-    """Return the prepared data with a random share of the training samples.
+    """Return the prepared data with a random share ``fraction`` of training samples.
 
-    The share is ``fraction``. Other splits stay whole. With ``classes``, targets are
-    class ids, and the share is drawn of each class (`splits.stratified_share`). Rows
-    with the same id in `Split.group` are one sample. ``y_mean`` and ``y_std`` stay
-    those of the whole training split.
+    Other splits are not changed. With ``classes``, targets are class ids, and the share
+    is drawn from each class (`splits.stratified_share`). Rows with the same id in
+    `Split.group` are one sample. ``y_mean`` and ``y_std`` remain those of the whole
+    training split.
     """
     train = data.train
     ids = np.arange(len(train)) if train.group is None else train.group
@@ -493,5 +499,6 @@ def with_train_fraction(
     labels = np.asarray(train.y)[firsts] if classes else np.zeros(len(firsts))
     drawn = np.isin(samples, stratified_share(labels, fraction, seed))
     return replace(
-        data, splits={**data.splits, "train": _selected(train, np.flatnonzero(drawn))}
+        data,
+        splits={**data.splits, "train": _select_rows(train, np.flatnonzero(drawn))},
     )

@@ -1,6 +1,6 @@
 """Raw files of a task: declaration, recorded hashes ("pins"), and access for builds.
 
-A build of a task's arrays can be interrupted and continued.
+A build makes a task's arrays from the raw files. It can be interrupted and continued.
 """
 
 import contextlib
@@ -29,18 +29,19 @@ logger = logging.getLogger(__name__)
 LOCKS = ".locks"
 """Subdirectory of a raw directory that holds lock files."""
 PINS = "orca-data.lock.json"
-"""Lock file of a raw directory.
+"""Name of the lock file of a raw directory.
 
-It holds the "pin" of each file without a published hash: its hash at the first reading.
+The file stores a "pin" for each raw file without a published hash: the hash that the
+file had when it was first read.
 """
 _PINS_VERSION = 1
 """Version of the format of the lock file."""
 PROGRESS = "progress.json"
 """JSON file that records how many items of each stage of a build are done."""
 MARK = "orca_ray_generated"
-"""HDF5 root attribute of a generated file.
+"""Name of the root attribute of a generated HDF5 file.
 
-It is JSON with task, samples, seed, version, equation and numerics.
+Its value is JSON with task, samples, seed, version, equation and numerics.
 """
 
 PDEBENCH_FILES: Mapping[str, str] = tables("orca_ray.data", "pdebench.toml")["files"]
@@ -66,12 +67,12 @@ class RawFile:
     md5: str = ""
     """Published MD5, for a file without a published SHA-256; "": none."""
     num_bytes: int = 0
-    """Approximate size; 0: unknown.
+    """Approximate size in bytes, for cost estimates and the check of free disk space.
 
-    It is for cost estimates and the check of free disk space.
+    0: the size is unknown.
     """
     unpacked: str = ""
-    """For an archive: a path below the raw directory that exists once it is unpacked.
+    """For an archive: a path below the raw directory that exists after unpacking.
 
     "": the file is not an archive.
     """
@@ -87,9 +88,10 @@ class RawFile:
 
     @property
     def disk_bytes(self) -> int:
-        """Approximate size on the disk, with what is unpacked from an archive.
+        """Approximate size on the disk, including the files unpacked from an archive.
 
-        An archive is estimated to unpack to its own size (tar) or twice as much.
+        The unpacked files are estimated to be as large as a tar archive, or twice as
+        large as a compressed archive.
         """
         if not self.unpacked:
             return self.num_bytes
@@ -144,9 +146,10 @@ def _shortage(lacking: Sequence[RawFile], files: Sequence[RawFile], where: str) 
 def how_to_get(
     task: str, directory: Path, *, made_by: str = "", by_hand: bool = False
 ) -> str:
-    """Return advice on missing raw files.
+    """Return advice on how to get missing raw files.
 
-    It is to run ``made_by`` ("": ``data fetch``) or, if ``by_hand``, to download them.
+    The advice is to run the command ``made_by`` ("": ``data fetch``) or, if
+    ``by_hand``, to download the files.
     """
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
@@ -160,7 +163,7 @@ def how_to_get(
 
 
 class Pin(NamedTuple):
-    """Hash and size of one file, as it is or as recorded in the lock file."""
+    """Hash and size of one file, computed now or recorded in the lock file."""
 
     sha256: str
     num_bytes: int
@@ -246,7 +249,7 @@ class Pins:
 
 
 def _pin_of_entry(entry: Any) -> Pin:
-    """Return the pin in an entry of the lock file; ValueError if it is no entry."""
+    """Return the pin in an entry of the lock file; raise ValueError for others."""
     sha256 = entry["sha256"]
     num_bytes = entry["bytes"]
     url = entry.get("url", "")
@@ -261,9 +264,9 @@ def _pin_of_entry(entry: Any) -> Pin:
 class Workspace:
     """Files and progress of one build of a task's arrays.
 
-    By them an interrupted build can be continued. The build creates large arrays with
-    `array` and fills them in loops over `batches`. After an interruption, `array`
-    returns the same arrays to the next build, and `batches` skips the finished items.
+    A build creates large arrays with `array`, and fills them in loops over `batches`.
+    The next build can continue an interrupted one: `array` then returns the same
+    arrays, and `batches` skips the finished items.
     """
 
     task: str
@@ -277,9 +280,9 @@ class Workspace:
     protocol: str = "held-out"
     """Protocol that selects the splits; see `prepared.under_protocol`."""
     identity: str = ""
-    """Text that describes what the build depends on (see `prepared.prepare`).
+    """Text that describes everything the build depends on (see `prepared.prepare`).
 
-    If it changed, a build starts anew.
+    A build with another identity is not continued.
     """
     _done: dict[str, int] = field(default_factory=dict)
     """Number of finished items of each stage."""
@@ -384,9 +387,10 @@ class Workspace:
 def _existing_array(
     path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array | None:
-    """Return the array in a file, writable; None if it is not this one.
+    """Return the array in a file, writable.
 
-    The file may be a link, be cut, or hold an array of another shape or type.
+    Returns None if the file is a link or is truncated, or if its array has another
+    shape or type.
     """
     if path.is_symlink():
         return None

@@ -25,11 +25,11 @@ _SLICE_BYTES = 32 * 2**20
 
 
 def check_not_finite(path: Path, field: str, array: Array) -> None:
-    """Raise UserError if an array holds a NaN or infinity.
+    """Raise UserError if an array contains NaN or infinity.
 
-    The message has ``path``, ``field`` ("": none) and index. Data are prepared as
-    float32; a number beyond the range of float32 counts as infinite. Large arrays are
-    read slice by slice; integers and booleans always pass.
+    The message contains ``path``, ``field`` ("": none) and the index. A number beyond
+    the range of float32 counts as infinite, because data are prepared as float32. Large
+    arrays are read slice by slice. Integers and booleans are always finite.
     """
     if array.dtype.kind not in "fc":
         return
@@ -154,7 +154,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
 def encoding_of(start: bytes) -> str:
     """Return the encoding of a text that begins with ``start``.
 
-    It is UTF-16 if its mark is there, else UTF-8.
+    It is UTF-16 if the text begins with the byte order mark of UTF-16, else UTF-8.
     """
     has_mark = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return "utf-16" if has_mark else "utf-8-sig"
@@ -228,13 +228,13 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
             f"{path}: expected samples and a rate, found {len(samples)} and {rate}"
         )
     check_not_finite(path, "samples", samples)
-    return _scaled(samples).reshape(len(samples), -1), rate
+    return _scale_samples(samples).reshape(len(samples), -1), rate
 
 
-def _scaled(samples: Array) -> npt.NDArray[np.float32]:
-    """Return samples as float32, PCM in [-1, 1).
+def _scale_samples(samples: Array) -> npt.NDArray[np.float32]:
+    """Return samples as float32; PCM samples are scaled to [-1, 1).
 
-    PCM is divided by a power of two, which is exact.
+    They are divided by a power of two, which is exact.
     """
     values = samples.astype(np.float32)
     if samples.dtype.kind == "f":

@@ -1,8 +1,8 @@
-"""Rows, the samples of a split; and targets, modalities and default bodies of tasks.
+"""Rows (the samples of a split), targets, modalities and default bodies of tasks.
 
-Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when
-they are read, from arrays in files ``<name>.<part>.npy`` (their parts); ``meta.json``
-has their ``kind``.
+Rows are an array, which may be memory-mapped, or they are composite. Composite rows are
+computed when they are read. Their parts are arrays in files ``<name>.<part>.npy``, and
+``meta.json`` has their ``kind``.
 """
 
 import math
@@ -31,7 +31,7 @@ PAPER_BODIES: Mapping[ModalityName, str] = {
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's pixels for red, green and blue.
 
-Pixel values are scaled to [0, 1].
+They are for pixel values that are scaled to [0, 1].
 """
 
 
@@ -87,7 +87,7 @@ class Target:
 class Rows(Protocol):
     """Interface of N rows of equal shape and type.
 
-    They are read by a slice or by an array of indices.
+    Rows are selected by a slice or by an array of indices.
     """
 
     @property

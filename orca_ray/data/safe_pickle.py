@@ -32,9 +32,9 @@ from orca_ray.data.pickled import (
 from orca_ray.errors import UserError
 
 _MAX_DEPTH = 64
-"""Maximum nesting depth of containers; the files of our benchmarks need four."""
+"""Largest nesting depth of containers; the files of our benchmarks need four."""
 _MAX_GROWTH = 4
-"""Maximum number of bytes that conversions and copies create per byte of the pickle."""
+"""Largest number of bytes that conversions and copies create per byte of the pickle."""
 _REFUSED = {
     "PERSID": "a persistent id",
     "BINPERSID": "a persistent id",
@@ -49,7 +49,7 @@ _REFUSED = {
     "ADDITEMS": "a set",
     "FROZENSET": "a set",
 }
-"""What an opcode that is refused makes, by the opcode's name."""
+"""Kind of value that an opcode makes, by the names of the opcodes that are refused."""
 
 
 def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any:
@@ -96,7 +96,7 @@ def load(source: Path | BinaryIO, what: str, *, encoding: str = "latin1") -> Any
 
 
 class _Source:
-    """Wraps a stream for genops, and counts its bytes.
+    """Stream for genops that counts the bytes that are read.
 
     `read` returns exactly ``size`` bytes or raises EOFError.
     """
@@ -110,7 +110,7 @@ class _Source:
             stream.seek(start)
         self.num_bytes = 0
         self.text = b""
-        """The last line that held a text of Python 2."""
+        """The last line that contained a text of Python 2."""
         self._opcode = b""
 
     def read(self, size: int) -> bytes:
@@ -164,7 +164,7 @@ class _Machine:
         return self.stack.pop()
 
     def _charge(self, size: int) -> None:
-        """Add up the bytes that copies create.
+        """Add to the number of bytes that copies create; raise NotPlain if too many.
 
         A few bytes of a pickle can request the same copy a million times.
         """
@@ -313,9 +313,9 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
 
 
 class _Settling:
-    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array.
+    """Last pass over the loaded value, which replaces each `PickledArray`.
 
-    Shared objects stay shared.
+    It is replaced by its NumPy array. Shared objects remain shared.
     """
 
     def __init__(self) -> None:
@@ -325,9 +325,9 @@ class _Settling:
         """Ids of the containers around the current value."""
 
     def settle(self, value: Any) -> Any:
-        """Return ``value`` with all arrays replaced, lists and dicts in place.
+        """Return ``value`` with all arrays replaced by NumPy arrays.
 
-        Raises NotPlain for other objects.
+        Lists and dicts are changed in place. Raises NotPlain for other objects.
         """
         if type(value) in LEAVES or isinstance(value, np.generic):
             return value

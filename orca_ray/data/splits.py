@@ -1,6 +1,6 @@
-"""Random splits and normalisation with the same results on every machine.
+"""Random splits and normalisation, whose results are the same on every machine.
 
-They do not depend on the versions of libraries either. Splits use
+The results do not depend on the versions of libraries, either. Splits use
 ``numpy.random.RandomState``, whose random numbers never change between NumPy versions
 (NEP 19). Statistics are computed in float64 and rounded to six digits, because the
 order of a summation depends on the processor.
@@ -19,7 +19,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Return random, unsorted, disjoint index arrays of ``sizes``.
+    """Return random, unsorted, disjoint index arrays of the given ``sizes``.
 
     Raises UserError if ``sum(sizes)`` > ``num_samples``.
     """
@@ -58,10 +58,11 @@ def stratified_split(labels: Array, sizes: Sequence[int], seed: int) -> list[Ind
 
 
 def stratified_share(labels: Array, fraction: float, seed: int) -> Indices:
-    """Randomly draw a share ``fraction`` (in (0, 1]) of each class; sorted indices.
+    """Randomly draw a share of each class, and return the sorted indices.
 
-    At least one sample of each class in ``labels`` [N] is drawn. With the same
-    ``seed``, the samples of a smaller fraction are among those of a larger one.
+    ``fraction`` is in (0, 1]. At least one sample of each class in ``labels`` [N] is
+    drawn. With the same ``seed``, the samples of a smaller fraction are among those of
+    a larger one.
     """
     (order,) = split(len(labels), [len(labels)], seed)
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -72,7 +73,7 @@ def stratified_share(labels: Array, fraction: float, seed: int) -> Indices:
 
 
 def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return start and end of consecutive parts of these sizes.
+    """Return start and end of consecutive parts of the given ``sizes``.
 
     Raises UserError if there are too few samples.
     """
@@ -89,8 +90,8 @@ def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
     """Return mean and standard deviation over ``axes`` (None: all), float32.
 
-    ``axes`` are kept with length 1. Both are rounded to the sixth significant digit of
-    the deviation; a zero deviation becomes one. NaN is ignored.
+    ``axes`` are kept with length 1. Mean and deviation are rounded to the sixth
+    significant digit of the deviation. A deviation of 0 becomes 1. NaN is ignored.
     """
     wide = x.astype(np.float64)
     mean = np.nanmean(wide, axis=axes, keepdims=True)

@@ -232,7 +232,7 @@ class Task:
         """
         splits = self._splits(protocol)
         raw = self.raw_directory
-        return prepared.opened(
+        return prepared.open_prepared(
             self.name,
             self.prepared_directory(protocol),
             expected=self.expected(protocol),

@@ -75,7 +75,7 @@ def test_data_is_built_once_per_version_and_fingerprint() -> None:
 
 def test_data_of_another_task_is_not_opened() -> None:
     directory = prepare(builder(train_y=np.array([3, 2, 1, 0]))).directory
-    assert prepared.opened("pocket/other", directory) is None
+    assert prepared.open_prepared("pocket/other", directory) is None
     of_other_task = prepared.prepare("pocket/other", directory, builder())
     first_target, *_ = of_other_task.train.y
     assert first_target == 0
@@ -141,7 +141,7 @@ def test_a_description_of_other_types_counts_as_damaged(
 ) -> None:
     path = prepare(builder()).directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    assert prepared.opened("pocket/toy", path.parent) is None
+    assert prepared.open_prepared("pocket/toy", path.parent) is None
 
 
 def test_verify_names_the_file_that_changed() -> None:
@@ -197,7 +197,9 @@ def test_another_fingerprint_than_declared_is_refused() -> None:
         UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"
     ):
         prepare(build, expected="0123456789abcdef")
-    still_there = prepared.opened("pocket/toy", old.directory, expected=old.fingerprint)
+    still_there = prepared.open_prepared(
+        "pocket/toy", old.directory, expected=old.fingerprint
+    )
     assert still_there is not None
     assert sorted(os.listdir(old.directory.parent)) == ["1", "1.lock"]
 
@@ -222,13 +224,17 @@ def test_data_of_other_raw_files_are_built_again_where_they_are_held(
 
 def test_data_are_opened_by_their_identity_if_they_have_one() -> None:
     data = prepare(builder(), identity="b")
-    assert prepared.opened("pocket/toy", data.directory, identity="a") is None
-    assert prepared.opened("pocket/toy", data.directory, identity="b") is not None
+    assert prepared.open_prepared("pocket/toy", data.directory, identity="a") is None
+    assert (
+        prepared.open_prepared("pocket/toy", data.directory, identity="b") is not None
+    )
     path = data.directory / "meta.json"
     meta = json.loads(path.read_text())
     del meta["identity"]  # as in older data
     path.write_text(json.dumps(meta))
-    assert prepared.opened("pocket/toy", data.directory, identity="a") is not None
+    assert (
+        prepared.open_prepared("pocket/toy", data.directory, identity="a") is not None
+    )
 
 
 def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
