@@ -20,16 +20,17 @@ from orca_ray.training.sample_cost import cpu_peak, product_rate
 ASSUMED_UTILISATION = 1 / 3
 """Assumed speed of a transformer's training step relative to plain matrix products.
 
-Both in operations per second. RoBERTa-base reached 0.21 in bfloat16 on a busy CPU core.
+Both speeds are operations per second. RoBERTa-base reached 0.21 in bfloat16 on a busy
+CPU core.
 """
 ASSUMED_DEVICE = "an A100 (none is here to be measured)"
 """Device of the estimates where no GPU can be measured."""
 ASSUMED_RATE = 312e12 / 4
 """Operations per second of `ASSUMED_DEVICE`: a quarter of the data sheet's peak."""
 GPU_STEP_SECONDS = 0.02
-"""Assumed minimum time of an optimiser step on a GPU.
+"""Assumed minimum seconds of an optimiser step on a GPU.
 
-Launching its thousands of kernels takes this long.
+Launching the thousands of kernels of a step takes this long.
 """
 SWIN_SLOWNESS = 2.0
 """Time per operation of Swin relative to a plain transformer; Swin also copies windows.
@@ -38,7 +39,7 @@ Measured on a CPU core: 1.3. For GPUs, whose memory is slower relative to their
 arithmetic, 2 is assumed.
 """
 _PSEUDO_CLASSES = 10
-"""Number of pseudo-classes of a target without classes, as in the paper."""
+"""Number of pseudo-classes for targets without classes, as in the paper."""
 _USUAL_WIDTH = 768
 """Feature width that is assumed for a body that is not listed."""
 _SWIN_FORWARD = {
@@ -80,15 +81,12 @@ class TaskCost:
     cpu_hours: float | None
     """Hours on this machine's CPU cores.
 
-    None if a node has a GPU, or for the reasons of ``gpu_hours``.
+    None if a node has a GPU, or if ``gpu_hours`` is None.
     """
     raw_bytes: int
     """Approximate size of the raw files; files of unknown size count as 0."""
     prepared_bytes: int | None
-    """Size of the prepared arrays that trials read; None if it is unknown.
-
-    It is unknown if the data are not prepared.
-    """
+    """Size of the prepared arrays that trials read; None if it is unknown."""
     state: str
     """State of the data: ``missing``, ``fetched`` (raw files only) or ``prepared``."""
     command: str | None
@@ -146,10 +144,10 @@ def task_costs(
 def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
     """Return the relative cost of one trial by (task, method).
 
-    It is the estimated time in seconds on `ASSUMED_DEVICE`; only ratios matter, because
-    the real device differs. A body of unknown size is replaced by the paper's body of
-    the same modality. A task is left out if its data are not prepared and it does not
-    declare its number of samples.
+    The cost is the estimated time in seconds on `ASSUMED_DEVICE`. Only ratios are
+    meaningful, because trials run on another device. A body of unknown size is replaced
+    by the paper's body of the same modality. A task is left out if its data are not
+    prepared and it does not declare its number of samples.
     """
     seconds = {}
     for search in searches:
@@ -170,7 +168,8 @@ def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float
 def seconds_here(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
     """Return the estimated seconds of one trial by (task, method).
 
-    They are for a CPU like this one or, if trials get GPUs, for `ASSUMED_DEVICE`.
+    The estimates are for this machine's CPU or, if trials get GPUs, for
+    `ASSUMED_DEVICE`.
     """
     resources = searches[0].resources
     if resources.gpus:
@@ -296,9 +295,10 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
 
 def _operations(task: Task, plan: SearchPlan) -> float | None:
-    """Return the operations of a forward pass on one sample.
+    """Return the operations of a forward pass on one sample; None if unknown.
 
-    They are those of a plain transformer that takes as long.
+    For other networks than plain transformers, it is the number of operations of a
+    plain transformer that takes as long.
     """
     own_operations = plan.recipe.operations
     if own_operations is not None:
@@ -328,9 +328,9 @@ def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
 
 
 def tokens(task: Task, plan: SearchPlan) -> float:
-    """Return the number of tokens that the embedder makes of one sample.
+    """Return the number of tokens of one sample, which the body's embedder makes.
 
-    It is the sequence length in the body.
+    It is the length of the sequences in the body.
     """
     prefix = "embedder."
     fields = {

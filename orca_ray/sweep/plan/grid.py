@@ -1,7 +1,7 @@
-"""Grids of sweep files: factors with levels, and cells, which combine levels.
+"""Grids of sweep files, which have factors, levels and cells.
 
-A grid has one or more blocks. Within a block, each level of a factor is combined with
-each level of every other one.
+A factor has several levels. A cell is a combination of one level of each factor. A grid
+has one or more blocks, and each block has all cells of its factors.
 """
 
 import math
@@ -42,7 +42,7 @@ class GridCell(NamedTuple):
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     """Return the cells of the sweep's grid for one (task, method).
 
-    Empty without a grid. An empty ``align.source`` is replaced by the source that the
+    The list is empty if the sweep has no grid. An empty ``align.source`` is replaced by the source that the
     sweep file names in ``sources`` for the modality of the body, if it names one.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks
@@ -75,9 +75,8 @@ def check_cells(
 ) -> None:
     """Raise UserError if the hyper-parameters of a cell are invalid.
 
-    Call `check_grid` first.
-
-    ``position`` returns the file and line of a location, for the message.
+    Call `check_grid` before. ``position`` is a function that returns the file and line
+    of a location, for the message.
     """
     for combination in _combinations(spec.file):
         try:
@@ -96,10 +95,9 @@ def check_cells(
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
     """Raise UserError if the grid of a sweep file is wrong.
 
-    An unknown factor is wrong, a hyper-parameter set by two factors, and over
-    `MAX_GRID_TRIALS` trials.
-
-    ``position`` returns the file and line of a location, for the message.
+    It is wrong if a factor is unknown, if two factors set the same hyper-parameter, or
+    if there are more than `MAX_GRID_TRIALS` trials. ``position`` is a function that
+    returns the file and line of a location, for the message.
     """
     blocks = _blocks(spec.file)
     cells = sum(math.prod(map(len, block.values())) for block in blocks)
@@ -139,7 +137,7 @@ def _check_factor(
 ) -> None:
     """Raise UserError if a factor is wrong.
 
-    ``setters`` has the earlier factors by the hyper-parameters they set.
+    ``setters``: earlier factors, by the name of a hyper-parameter that they set.
     """
     if factor == "method":  # the leaderboard's own factor
         raise UserError(
@@ -183,10 +181,7 @@ def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
 
 
 def _blocks(file: SweepFile) -> list[dict[str, list[Level]]]:
-    """Return, for each block of the grid, the levels of each factor.
-
-    All levels within a block are combined.
-    """
+    """Return the levels of each factor, for each block of the grid."""
     grid = file.grid or []
     if isinstance(grid, dict):
         return [_block(["grid"], grid)]

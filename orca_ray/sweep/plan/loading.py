@@ -1,6 +1,6 @@
 """Find, read and validate sweep files.
 
-Errors name the file, the line, what is allowed and the nearest name.
+Error messages contain the file, the line, the allowed values and the nearest name.
 """
 
 import os
@@ -27,7 +27,7 @@ MAX_MISTAKES = 5
 A file of another kind would otherwise fill the screen.
 """
 MAX_BASES = 8
-"""Longest chain of files that extend each other."""
+"""Largest number of files in a chain in which each extends the next."""
 _NESTED: Mapping[str, type[BaseModel]] = {
     **dict.fromkeys(("per_method", "tasks"), schema.Layer),
     "per_task": schema.TaskLayer,
@@ -36,17 +36,17 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "resources": schema.ResourceRequest,
     "early_stopping": schema.SuccessiveHalving,
 }
-"""Model of the mapping below a key; the top level is a `SweepFile`."""
+"""Pydantic model of the mapping below a key; the top level is a `SweepFile`."""
 _PLAIN = {
     "too_short": "give at least 1 item",
     "list_type": "give a list, such as [a, b]",
     "dict_type": "give a mapping, such as {key: value}",
 }
-"""Messages that replace pydantic's, by its error types."""
+"""Messages that replace those of pydantic, by the type of the error."""
 _OF_SEARCH = ("space", "search_trials", "budgets", "default_budget")
 """Keys that a file with a grid does not inherit, at any depth.
 
-They describe a search, and a grid has none.
+They describe a search, but a sweep with a grid has no search.
 """
 
 
@@ -66,14 +66,13 @@ def shipped_sweeps() -> dict[str, Path]:
 def load_spec(
     source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None
 ) -> SweepSpec:
-    """Read and validate the sweep file ``source``.
+    """Read and validate a sweep file.
 
-    It is the name of a shipped sweep, or the path of a YAML file.
-
-    ``budget`` names a budget of the file (None: the default one); ``overrides`` replace
-    values of the file. Raises UserError if the name is unknown, the file is missing or
-    not YAML, or it holds an unknown key, a value of the wrong type, an empty range or a
-    configuration that no trial can run.
+    ``source`` is the name of a shipped sweep, or the path of a YAML file. ``budget`` is
+    the name of a budget of the file (None: the default one). ``overrides`` replace
+    values of the file. Raises UserError if the name is unknown, if the file is missing
+    or not YAML, or if it has an unknown key, a value of the wrong type, an empty range
+    or a configuration that no trial can run.
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(source)) or Path(source)
@@ -95,9 +94,10 @@ def parse_spec(
     budget: str | None = None,
     overrides: Overrides | None = None,
 ) -> SweepSpec:
-    """Validate ``text``, the content of a sweep file called ``name`` in errors.
+    """Validate ``text``, the content of a sweep file.
 
-    Otherwise like :func:`load_spec`.
+    ``name`` is the name of the file in error messages. The other arguments and the
+    errors are those of :func:`load_spec`.
     """
     document = _Document.parse(text, name)
     try:
@@ -151,7 +151,7 @@ def _read(path: Path) -> str:
 class _Document:
     """A sweep file merged with the files that it extends.
 
-    It knows the file and line of each key.
+    `position` returns the file and the line of a key.
     """
 
     data: dict[str, Any]
@@ -162,11 +162,10 @@ class _Document:
     def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
         """Parse the sweep file ``name`` with content ``text``, and its bases.
 
-        A base is the file that a file extends.
-
-        ``below`` holds the paths of the files that extend this one, directly or through
-        others. Raises UserError if a file is not YAML, a base is missing, files extend
-        each other in a circle, or are more than `MAX_BASES`.
+        A base is the file that a file extends. ``below`` has the paths of the files
+        that extend this one, directly or through others. Raises UserError if a file is
+        not YAML, if a base is missing, if files extend each other in a circle, or if
+        there are more than `MAX_BASES`.
         """
         file = PositionedYaml(text, name)
         if not isinstance(file.data, dict):
@@ -203,7 +202,7 @@ class _Document:
     def holds(self, location: Sequence[str | int]) -> bool:
         """Return whether the merged file contains ``location``.
 
-        It is a path of keys and list indices.
+        A location is a sequence of keys and list indices.
         """
         value: Any = self.data
         try:
@@ -214,10 +213,10 @@ class _Document:
         return True
 
     def position(self, location: Sequence[str | int]) -> str:
-        """Return ``file:line`` of ``location``.
+        """Return ``file:line`` of ``location``, a sequence of keys and list indices.
 
-        It is a path of keys and list indices; its longest leading part in a file
-        counts.
+        If no file has the whole location, it is the position of the longest leading
+        part that a file has.
         """
         is_inherited = location != ["name"]
         files = self.files if is_inherited else self.files[:1]
@@ -226,9 +225,9 @@ class _Document:
 
 
 def _base_path(base: object, directory: Path) -> Path:
-    """Return the path of the sweep that ``extends: base`` names.
+    """Return the path of the sweep file that ``extends: base`` names.
 
-    The sweep is a shipped one, or relative to ``directory``.
+    ``base`` is the name of a shipped sweep, or a path relative to ``directory``.
     """
     shipped = shipped_sweeps()
     if not isinstance(base, str) or not base.isprintable() or not base:
@@ -253,12 +252,11 @@ def _without_search(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str, Any]:
-    """Return ``base`` overridden by ``own``.
+    """Return the mapping ``base`` overridden by ``own``.
 
-    Both are the same mapping, in an extended file and in the extending file.
-
-    Nested mappings are merged, but a range in a search ``space`` and a ``grid`` are
-    replaced. The keys ``parents`` lead to the mapping.
+    ``base`` is a mapping of an extended file, and ``own`` the mapping below the same
+    keys ``parents`` in the extending file. Nested mappings are merged, but a range in a
+    search ``space``, and a ``grid``, are replaced.
     """
     merged = dict(base)
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
@@ -273,9 +271,9 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
 
 
 def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Return pydantic's errors.
+    """Return the errors of pydantic that help a user.
 
-    Those that a list of ``tasks`` is not "all" are left out if there are other errors.
+    Errors that a list of ``tasks`` is not "all" are left out if there are others.
     """
     items: list[Mapping[str, Any]] = [*error.errors()]
     others = [
@@ -317,7 +315,7 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
 
 
 def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
-    """Return the model of the mapping that holds ``location``."""
+    """Return the Pydantic model of the mapping that contains ``location``."""
     for part in reversed(location[:-1]):
         if str(part) in _NESTED:
             return _NESTED[str(part)]
@@ -325,12 +323,10 @@ def _model_at(location: Sequence[str | int]) -> type[BaseModel]:
 
 
 def _check_values(spec: SweepSpec, document: _Document) -> None:
-    """Raise UserError if a first configuration is invalid.
+    """Raise UserError if the first configuration of a (task, method) is invalid.
 
-    Or if it lies outside the search space of its (task, method).
-
-    It must also be valid when any one hyper-parameter is set to an end of its range, or
-    to one of its choices.
+    It must be inside the search space. It must also be valid when any one
+    hyper-parameter is set to an end of its range, or to one of its choices.
     """
     checked: set[object] = set()
     for task, method in spec.pairs:
@@ -353,7 +349,10 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 def _first_configuration(
     spec: SweepSpec, document: _Document, task: str, method: str
 ) -> dict[str, schema.Scalar]:
-    """Return the hyper-parameters of the first trial; UserError if one is invalid."""
+    """Return the hyper-parameters of the first trial.
+
+    Raises UserError if one of them is invalid.
+    """
     settings = spec.settings(task, method)
     try:
         return resolve(method, settings).to_flat()
@@ -391,9 +390,9 @@ def _check_ends(
 ) -> None:
     """Raise UserError if a configuration is invalid at an end of a dimension.
 
-    All hyper-parameters but ``name`` keep their ``first`` values. ``checked`` has what
-    other searches have checked; options of other sections than that of ``name`` do not
-    matter.
+    All hyper-parameters but ``name`` have their ``first`` values. ``checked`` has the
+    cases that were checked before. Hyper-parameters of other sections than that of
+    ``name`` are not part of a case.
     """
     section = name.split(".")[0]
     same_section = tuple(
@@ -413,9 +412,9 @@ def _check_ends(
 def _position(
     spec: SweepSpec, document: _Document, task: str, method: str, *keys: str
 ) -> str:
-    """Return ``file:line`` of the value that one (task, method) uses below ``keys``.
+    """Return ``file:line`` of the value below ``keys`` that one (task, method) uses.
 
-    An example of ``keys`` is ``space`` and a name.
+    For example, ``keys`` are ``space`` and the name of a hyper-parameter.
     """
     budget = ["budgets", spec.budget_name]
     of_task = ["per_task", task]

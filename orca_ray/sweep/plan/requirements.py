@@ -1,4 +1,4 @@
-"""What a sweep needs to run: data, bodies (pretrained models) and alignment sources."""
+"""Requirements of a sweep: data, bodies (pretrained models) and alignment sources."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,10 +33,10 @@ class Absent:
 
 
 def with_fingerprints(searches: Sequence[SearchPlan]) -> list[SearchPlan]:
-    """Return ``searches`` with the data fingerprint (hash of the prepared arrays).
+    """Return ``searches`` with the fingerprints (hashes) of the prepared data.
 
-    It is the fingerprint that the task declares, else that of the data prepared on this
-    machine, else "".
+    A fingerprint is the one that the task declares, else that of the data prepared on
+    this machine, else "".
     """
     fingerprints: dict[str, str] = {}
     for search in searches:
@@ -59,11 +59,11 @@ def _known_fingerprint(search: SearchPlan) -> str:
 def with_sources(
     searches: Sequence[SearchPlan], *, ask_hub: bool = False
 ) -> list[SearchPlan]:
-    """Return ``searches`` with the alignment source of trials that name none.
+    """Return ``searches`` with the alignment source for trials that name no source.
 
-    That source is the one in ``sources`` of the sweep file, else the `default_source`
-    of the body's modality. With ``ask_hub``, the modality of an unlisted body is read
-    from the model hub; otherwise it is taken to be the task's.
+    It is the source in ``sources`` of the sweep file, else the `default_source` of the
+    body's modality. With ``ask_hub``, the modality of an unlisted body is read from the
+    model hub. Otherwise, the modality of the task is used.
     """
     return [
         _with_source(search, ask_hub) if _sources(search) else search
@@ -98,7 +98,7 @@ def _check_sources(search: SearchPlan, modality: ModalityName) -> None:
 def _sources(search: SearchPlan) -> set[str]:
     """Return the values of ``align.source`` that a search's trials may have.
 
-    Empty if the method does not align.
+    The set is empty if the method does not align.
     """
     values = [
         values["align.source"]
@@ -116,11 +116,11 @@ def resolve(
 ) -> list[SearchPlan]:
     """Check the bodies, and return ``searches`` with their sources (`with_sources`).
 
-    Where a search names no source, the paper's source is fetched now; if that fails,
-    another source is named. All else that trials read is fetched later, by the nodes
-    (see `orca_ray.sweep.worker.staging`). ``progress`` is called with one line of text
-    per message. UserError if a body cannot be read, a source cannot be fetched or does
-    not fit.
+    Where a search names no source, the paper's source is fetched now. If that fails,
+    another source is used. The nodes fetch all other files later (see
+    `orca_ray.sweep.worker.staging`). ``progress`` is called with lines of text. Raises
+    UserError if a body cannot be read, or if a source cannot be fetched or does not fit
+    the body.
     """
     check_bodies(searches)
     # It refuses unsuitable sources before anything is downloaded.

@@ -101,7 +101,7 @@ class Dimension(_Model):
     def bounds(self) -> tuple[float, float]:
         """Return the lowest and the highest value of a range.
 
-        AssertionError for a ``choice``, which is no range.
+        Raises AssertionError for a ``choice``, which is no range.
         """
         bounds = self.log_uniform or self.uniform or self.integer
         assert bounds is not None, "a choice has no bounds"
@@ -139,20 +139,16 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Return a float rounded to four significant digits, e.g. 0.001234.
-
-    Return any other value unchanged.
-    """
+    """Return a float rounded to four significant digits, and other values unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _known(kind: str, *registries: str) -> BeforeValidator:
     """Return a validator that accepts the names in some registries.
 
-    Each of ``registries`` is a function, written module:name, that returns names.
-
-    The last function returns all names. A function is called only if those before it do
-    not return the name.
+    Each of ``registries`` is a function that returns names, written as module:name. A
+    function is called only if those before it do not return the name. The last function
+    must return all names.
     """
 
     def check(value: object) -> object:
@@ -226,8 +222,8 @@ Levels = Annotated[
 ]
 """Levels of a factor.
 
-They are values of a hyper-parameter or, for a factor of another name, settings by level
-name.
+If the factor is a hyper-parameter, they are a list of its values. Otherwise, they are a
+mapping from the names of levels to settings.
 """
 GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
 """One block of a grid: factors, all of whose levels are combined."""
@@ -252,10 +248,8 @@ def _whole_above_one(gpus: float) -> float:
 class ResourceRequest(_Model):
     """Resources that one trial requests.
 
-    ``gpus`` is ignored if no node of the cluster has a GPU.
-
-    With several GPUs, each one computes a part of every batch
-    (docs/decisions/0019-several-gpus.md).
+    ``gpus`` is ignored if no node of the cluster has a GPU. With several GPUs, each GPU
+    computes a part of every batch (docs/decisions/0019-several-gpus.md).
     """
 
     cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -266,12 +260,11 @@ class ResourceRequest(_Model):
 class SuccessiveHalving(_Model):
     """Early stopping by successive halving.
 
-    At certain epochs (rungs), only the best ``1 / eta`` trials continue.
-
-    As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter
-    Tuning"), a trial never waits: it is compared with all trials of its search that
-    have reached the rung so far, so decisions depend on timing. In a deterministic
-    sweep it is compared with the trials of earlier generations alone
+    At certain epochs (rungs), only the best ``1 / eta`` of the trials continue. As in
+    ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning"), a
+    trial never waits for others: it is compared with all trials of its search that have
+    reached the rung so far. Decisions therefore depend on timing. In a deterministic
+    sweep, a trial is compared only with the trials of earlier generations
     (docs/decisions/0015-journal.md).
     """
 
@@ -283,7 +276,7 @@ class SuccessiveHalving(_Model):
     min_epochs: Annotated[int, Field(ge=1)] = 2
     """Epoch of the first rung.
 
-    Each further rung is at ``eta`` times the epoch of the one before it.
+    Each further rung is at ``eta`` times the epoch of the rung before it.
     """
 
     def rungs(self, epochs: int) -> list[int]:
@@ -303,7 +296,7 @@ class SuccessiveHalving(_Model):
     ) -> bool:
         """Return whether a trial must stop now.
 
-        False if the current epoch is not a rung.
+        It never stops at an epoch that is not a rung.
 
         Args:
             scores: validation scores of the trial, one per epoch so far; lower is
@@ -323,7 +316,7 @@ class SuccessiveHalving(_Model):
 class Layer(_Model):
     """Values that a sweep file sets for some of its trials.
 
-    `SweepSpec.layers` gives the precedence.
+    `SweepSpec.layers` defines which layers take precedence.
     """
 
     settings: Settings = {}
@@ -340,22 +333,22 @@ class TaskLayer(Layer):
 
 
 class Budget(_Model):
-    """How many trials and seeds a sweep runs.
+    """Numbers of trials and seeds that a sweep runs.
 
-    Named e.g. ``quick`` (a first look) or ``full`` (for a leaderboard).
+    Usual names of budgets are ``quick`` (a first look) and ``full`` (a leaderboard).
     """
 
     search_trials: NumTrials = 0
-    """Search trials per (task, method).
+    """Number of search trials per (task, method).
 
-    With 0 there is no search: confirm trials run the first configuration.
+    With 0, there is no search, and confirm trials run the first configuration.
     """
     confirm_seeds: Annotated[
         list[Seed], Field(min_length=1), AfterValidator(_distinct)
     ] = [1, 2, 3]
     """Seeds of confirm trials, which rerun the best configuration and score it on test.
 
-    None is `SweepFile.seed`.
+    `SweepFile.seed` is not allowed.
     """
     methods: list[MethodChoice] | None = None
     settings: Settings = {}
@@ -366,9 +359,9 @@ class SweepFile(_Model):
     """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Sweep file that gives all values not set here.
+    """Sweep file with the values that are not set in this file.
 
-    The name of a shipped sweep, or a path relative to this file.
+    It is the name of a shipped sweep, or a path relative to this file.
     """
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
@@ -381,13 +374,13 @@ class SweepFile(_Model):
     baselines: list[MethodChoice] = []
     """Names of methods that run after ``methods``.
 
-    Each runs on those tasks alone that it can adapt to.
+    A baseline runs only on the tasks that it can adapt to.
     """
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``).
 
-    It replaces the task's default.
+    It replaces the default body of the task.
     """
     sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
     """Alignment source by modality of the body, used where ``align.source`` is empty.
@@ -400,26 +393,28 @@ class SweepFile(_Model):
     parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
     """Largest number of search trials of one (task, method) that run at the same time.
 
-    None: as many as the cluster has room for. In a deterministic sweep, that many are
-    suggested together (None: 1), and the next when all have ended.
+    None: as many as the cluster has room for. In a deterministic sweep, it is the
+    number of trials that are suggested together (None: 1). The next trials are
+    suggested when all of these have ended.
     """
     order: Literal["longest", "tasks"] = "longest"
     """Which trials start first.
 
-    By default those of the longest search, so that no worker is idle at the end. With
-    ``tasks``, those of one task after another, in the order of ``tasks``, so that a
-    leaderboard soon has whole rows.
+    ``longest``: the trials of the longest search, so that no worker is idle at the end.
+    ``tasks``: the trials of one task after another, in the order of ``tasks``, so that
+    a leaderboard soon has whole rows.
     """
     deterministic: bool = False
     """Whether a trial gives the same scores on every run, on CPUs bit for bit.
 
-    It then uses one thread, reproducible kernels and full precision, and is slower.
+    A deterministic trial uses one thread, reproducible kernels and full precision, and
+    is slower.
     """
     early_stopping: SuccessiveHalving | None = SuccessiveHalving()
     settings: Settings = {}
     """Hyper-parameters of all trials.
 
-    For a hyper-parameter in ``space`` it is the value of the first search trial.
+    The value of a hyper-parameter in ``space`` is only that of the first search trial.
     """
     published: bool = False
     """Whether each task's published configuration overrides ``settings``.
@@ -432,7 +427,8 @@ class SweepFile(_Model):
     """Factors whose levels are all combined instead of a search.
 
     Each (task, method) runs all cells with all confirm seeds. The values of a cell
-    override all other settings. A list has several such blocks; equal cells run once.
+    override all other settings. A list has several blocks of factors. Equal cells run
+    once.
     """
     per_task: dict[TaskName, TaskLayer] = {}
     per_method: dict[MethodName, Layer] = {}

@@ -1,4 +1,4 @@
-"""The plan of each search, i.e. of each (task, method), and where its trials fit."""
+"""Plans of searches. There is one search for each (task, method)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,10 +44,7 @@ class SearchPlan:
     replaced_source: str = ""
     """Name of the paper's alignment source if ``source`` replaces it; else ""."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
-    """Hyper-parameters of each distinct cell of the sweep's grid.
-
-    Empty without a grid.
-    """
+    """Hyper-parameters of each distinct cell of the sweep's grid; () without a grid."""
 
     @property
     def declaration(self) -> Task:
@@ -78,7 +75,7 @@ class SearchPlan:
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
         """Hyper-parameters of each cell of the grid.
 
-        Without a grid, those of the first configuration alone.
+        Without a grid, the first configuration is the only one.
         """
         return _distinct(map(self._with_source, self.cells or (self.first,)))
 
@@ -104,7 +101,7 @@ class SearchPlan:
     def most_at_once(self) -> float:
         """Largest number of trials that may run at the same time.
 
-        Infinity if the sweep sets no limit.
+        It is infinite if the sweep sets no limit.
         """
         parallel = self.spec.file.parallel
         is_limited = parallel is not None or self.spec.deterministic
@@ -114,11 +111,11 @@ class SearchPlan:
 
     @cached_property
     def usual_trial(self) -> TrialSpec:
-        """A trial of the first configuration, with the resources of most trials."""
+        """A trial of the first configuration, which stands for most trials."""
         return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
-        """Build a trial: ``values`` replace those of the first configuration."""
+        """Return a trial, whose ``values`` replace those of the first configuration."""
         hyperparameters = self._with_source({**self.first, **values})
         uses_source = hyperparameters.get("align.source") == self.source
         return TrialSpec(
@@ -137,7 +134,7 @@ class SearchPlan:
         )
 
     def _with_source(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-        """Return ``values`` with the name of the alignment source if they have none."""
+        """Return ``values`` with the plan's alignment source if theirs is empty."""
         if values.get("align.source") == "":
             return {**values, "align.source": self.source}
         return values
@@ -165,9 +162,9 @@ def plan_searches(
 
     Args:
         spec: the sweep.
-        fingerprints: data fingerprint of each task; None: not known yet.
-        gpus: whether any node has a GPU; if not, trials request none, whatever the
-            sweep file says.
+        fingerprints: fingerprint of each task's data; None: not known yet.
+        gpus: whether any node has a GPU. If not, trials request no GPUs, even if the
+            sweep file does.
     """
     plans = []
     for task, method in spec.pairs:
@@ -194,9 +191,9 @@ def plan_searches(
 def placement_problem(
     resources: Resources, nodes: Sequence[NodeResources]
 ) -> str | None:
-    """Return a sentence that says why no node has the resources of a trial.
+    """Return a sentence on why no node has the resources of a trial.
 
-    None if some node has them.
+    Returns None if a node has them.
     """
     if any(map(resources.slots_on, nodes)):
         return None

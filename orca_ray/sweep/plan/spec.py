@@ -1,10 +1,10 @@
-"""A sweep that can be planned: file, budget, and values of the command line.
+"""A sweep that can be planned: a sweep file, a budget, and values of the command line.
 
 With ``published: true``, the first trial of a search is the tuned configuration that
-ORCA's authors published for the task, from the configuration files of
-github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv`` holds
-their values, one data set per row, and ``reference_options.toml`` the options that are
-copies of these values.
+ORCA's authors published for the task. The values are from the configuration files of
+github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv`` has a
+row for each data set, and ``reference_options.toml`` lists the hyper-parameters that
+are copies of a column.
 """
 
 import csv
@@ -59,21 +59,22 @@ class Overrides:
     body: str | None = None
     protocol: str | None = None
     trials: int | None = None
-    """Search trials per (task, method). 1: no search.
+    """Number of search trials per (task, method).
 
-    The first configuration runs with one seed (or ``seeds``).
+    1: there is no search, and the first configuration runs with one seed (or
+    ``seeds``).
     """
     seeds: int | None = None
     """Number of confirm trials per (task, method), each with its own seed."""
     deterministic: bool = False
-    """True makes the sweep deterministic; with False the sweep file decides."""
+    """Whether the sweep is deterministic; if False, the sweep file decides."""
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """A sweep file, the chosen budget, and the values from the command line.
+    """A sweep file, one of its budgets, and the values from the command line.
 
-    The values from the command line win over both.
+    Values from the command line take precedence over those of the file.
     """
 
     file: SweepFile
@@ -85,9 +86,9 @@ class SweepSpec:
 
     @property
     def protocol(self) -> str:
-        """Protocol: which split selects epochs and hyper-parameters.
+        """Protocol, which determines the split that selects epochs and configurations.
 
-        ``held-out`` (validation) or ``paper`` (test).
+        That is validation for ``held-out``, and test for ``paper``.
         """
         return self.overrides.protocol or self.file.protocol.value
 
@@ -101,12 +102,11 @@ class SweepSpec:
 
     @property
     def sweep_id(self) -> str:
-        """Name under which records are stored: sweep file and budget.
+        """Name under which records are stored, such as ``pocket/quick``.
 
-        An example is ``pocket/quick``.
-
-        ``--trials`` and determinism add a suffix, as in
-        ``pocket/quick-trials1-deterministic``, to separate records.
+        It consists of the names of the sweep file and of the budget. ``--trials`` and
+        determinism add suffixes, as in ``pocket/quick-trials1-deterministic``, so that
+        their records are separate.
         """
         return self._sweep_id(
             "" if self.overrides.trials is None else f"-trials{self.overrides.trials}"
@@ -133,7 +133,7 @@ class SweepSpec:
     def confirm_seeds(self) -> tuple[int, ...]:
         """Seeds of the confirm trials.
 
-        They rerun the best configuration of a search and are scored on test.
+        Confirm trials rerun the best configuration of a search, and are scored on test.
         """
         seeds = self.budget.confirm_seeds
         if (
@@ -158,7 +158,7 @@ class SweepSpec:
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs (task, method) to run.
 
-        All, except those of a baseline and a task that it cannot adapt to.
+        Pairs of a task and a baseline that cannot adapt to it are left out.
         """
         fitting = expand(self.file.baselines)
         return [
@@ -170,10 +170,8 @@ class SweepSpec:
     def layers(self, task: str, method: str) -> list[Layer]:
         """Return the blocks of values that apply to one (task, method).
 
-        From lowest to highest precedence.
-
-        These are: the file's top-level values, the task's published configuration (if
-            the file uses it), then the
+        They are sorted from the lowest to the highest precedence: the file's top-level
+        values, the task's published configuration (if the file uses it), then the
         values for the method, for the task, for the method on the task, for the budget,
         and for the task in the budget.
         """
@@ -230,7 +228,7 @@ class SweepSpec:
     ) -> dict[str, Scalar]:
         """Return all hyper-parameters of a trial of one (task, method).
 
-        They are `settings`, overridden by ``values``.
+        They are those of `settings`, overridden by ``values``, and defaults.
         """
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
         return relevant(resolved, method, self.space(task, method))
@@ -257,11 +255,10 @@ class SweepSpec:
     def body(self, task: str, method: str) -> str:
         """Return the name of the body (pretrained model) of one (task, method).
 
-        `NO_BODY` if the method needs none.
-
-        ``--body`` comes first if given. Else the body is the first that is set of: the
-        body for the task in the budget, for the method on the task, for the task, for
-        the method, for the task's modality (``bodies``), and the task's default.
+        It is `NO_BODY` if the method needs no body. It is that of ``--body`` if given.
+        Otherwise, it is the first body that is set for: the task in the budget, the
+        method on the task, the task, the method, the task's modality (``bodies``). If
+        none is set, it is the task's default.
         """
         if not get_method(method).uses_body:
             return NO_BODY
@@ -280,7 +277,7 @@ def resolve_spec(
 ) -> SweepSpec:
     """Combine a sweep file with one of its budgets and with ``overrides``.
 
-    Without a ``budget``, the file's default counts.
+    ``budget`` None: the default budget of the file.
 
     Raises UserError for an unknown budget, task, method or protocol, a method that
     cannot adapt to one of the tasks, a number out of range, a body name with control
@@ -383,17 +380,19 @@ def published_settings(
 ) -> dict[str, Scalar]:
     """Return a task's published configuration as hyper-parameters.
 
-    Empty if the reference has none for the task.
+    The result is empty if there is no published configuration of the task.
 
-    Under the protocol ``paper``, pass the names of the method and of the body as
-    ``paper``: the result then contains ``align.source``, the paper's source for the
-    body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and the
-    reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation``
-    is ``paper`` if the method has an align stage, else ``random``. Otherwise pass None:
-    the result then does not set these three.
+    Under the protocol ``paper``, ``paper`` has the names of the method and of the body;
+    otherwise, it is None. If it is given, the result has three more hyper-parameters:
 
-    Gradients are averaged here and summed in the reference, hence the factors of
-    learning rate and weight decay. ``docs/decisions/0008-published-configurations.md``
+    - ``align.source``: the paper's source for the body's modality (CoNLL-2003 or
+      CIFAR-10), which must be downloaded.
+    - ``head.dense``: ``pooled``, as in the reference's network.
+    - ``embedder.initialisation``: ``paper`` if the method has an align stage, else
+      ``random``.
+
+    Learning rate and weight decay are converted, because gradients are averaged here
+    and summed in the reference. ``docs/decisions/0008-published-configurations.md``
     lists all conversions and the remaining differences.
     """
     row = reference_row(task)
@@ -413,7 +412,7 @@ def published_settings(
 def reference_row(task: str) -> Mapping[str, str] | None:
     """Return the row of a task in ``reference_hyperparameters.csv``.
 
-    Texts by column name; None if the file has no row of the task.
+    The row has texts by column name. None if the file has no row of the task.
     """
     return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
 

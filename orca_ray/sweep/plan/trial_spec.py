@@ -1,8 +1,4 @@
-"""What a worker needs to know to run a trial, and the trial's key.
-
-`SearchPlan` builds trials, so the module stands in this room, below all that pass
-trials on.
-"""
+"""Specification of a trial, with all that a worker needs to run it, and its key."""
 
 import hashlib
 import json
@@ -18,9 +14,10 @@ from orca_ray.process import NodeResources
 from orca_ray.sweep.plan.schema import Scalar
 
 Phase = Literal["search", "confirm"]
-"""Search trials try configurations.
+"""Phase of a trial.
 
-Confirm trials, scored on test, rerun the best one or the cells of a grid.
+Search trials try configurations. Confirm trials rerun the best configuration, or run
+the cells of a grid, and are scored on test.
 """
 
 
@@ -31,7 +28,7 @@ class Resources:
     cpus: float = 1.0
     """CPU cores to reserve.
 
-    PyTorch gets as many intra-op threads, or one in a deterministic trial.
+    PyTorch gets as many intra-op threads, but one thread in a deterministic trial.
     """
     gpus: float = 0.0
     """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two.
@@ -71,7 +68,7 @@ class TrialSpec:
     epochs: int
     """Number of refine epochs, as in ``hyperparameters``.
 
-    Progress and early stopping read it here.
+    It is used for progress and early stopping.
     """
     resources: Resources = field(default_factory=Resources)
     halvings: int = 0
@@ -80,7 +77,7 @@ class TrialSpec:
     replaced_source: str = ""
     """The paper's alignment source if ``align.source`` replaces it, else "".
 
-    It is replaced if it could not be fetched.
+    The paper's source is replaced if it could not be fetched.
     """
     deterministic: bool = False
     """Whether the trial must give the same scores on every run.
@@ -92,7 +89,7 @@ class TrialSpec:
     def threads(self) -> int:
         """Number of PyTorch's intra-op threads of all ranks together.
 
-        Fixed, as the rounding of sums depends on it.
+        It does not depend on the node, because the rounding of sums depends on it.
         """
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
@@ -131,7 +128,7 @@ _trial_adapter = TypeAdapter(TrialSpec)
 
 
 def canonical_json(value: object) -> str:
-    """Serialise ``value`` as JSON with sorted keys and no spaces.
+    """Return ``value`` as JSON text with sorted keys and no spaces.
 
     Equal values give equal text.
     """
@@ -141,7 +138,7 @@ def canonical_json(value: object) -> str:
 def stable_seed(*parts: object) -> int:
     """Return a 32-bit seed that depends only on ``parts`` (names and numbers).
 
-    It does not depend on the machine or process.
+    It is the same in all processes and on all machines.
     """
     return int.from_bytes(
         hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big"
