@@ -42,8 +42,9 @@ class GridCell(NamedTuple):
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     """Return the cells of the sweep's grid for one (task, method).
 
-    The list is empty if the sweep has no grid. An empty ``align.source`` is replaced by the source that the
-    sweep file names in ``sources`` for the modality of the body, if it names one.
+    The list is empty if the sweep has no grid. An empty ``align.source`` is replaced by
+    the source that the sweep file names in ``sources`` for the modality of the body, if
+    it names one.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks
     of the grid, or differ only in hyper-parameters that the method ignores: ``nft``
