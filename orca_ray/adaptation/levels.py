@@ -13,13 +13,12 @@ MEDIAN_TO_LEAST = 10
 
 
 def fit_levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
-    """Return the mean score of each configuration, without the difficulty of folds.
+    """Return the level of each configuration, on folds of one difficulty.
 
-    ``scores`` are the scores of each configuration, by fold. Level and difficulty are
-    the two main effects of the table of configurations and folds, and are fitted by
-    weighted least squares. The weights are due to the errors of a score, which are
-    proportional to its level (see `error_scales`). By them, the good configurations
-    determine how difficult a fold is.
+    ``scores`` maps folds to scores, for each configuration. The model is score = level
+    of the configuration + difficulty of the fold, fitted by weighted least squares. The
+    error of a score is taken as proportional to its level (see `error_scales`), so that
+    good configurations, whose scores are low, count most for the difficulty of a fold.
     """
     levels = [mean(scores_of_one.values()) for scores_of_one in scores]
     if not scores:

@@ -139,7 +139,11 @@ class Options:
 
 
 def start_methods(options: Options) -> Iterator[Proposal]:
-    """Propose the first configuration of each method that has no trial yet."""
+    """Propose the first configurations that are to start at once, on the first fold.
+
+    They are of methods that have no trial yet; methods whose first trial is late wait
+    (see `FirstTrials`).
+    """
     for configuration in options.first_trials.prompt:
         yield Proposal(configuration, options.situation.folds.first)
 

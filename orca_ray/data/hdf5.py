@@ -122,7 +122,7 @@ def _below(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the data sets at ``item`` and below that were not visited before.
 
-    ``visited`` are addresses in the file; those of the yielded data sets are added.
+    ``visited`` are addresses in the file; those that are visited now are added.
     """
     import h5py
 

@@ -425,10 +425,12 @@ def join_splits(first: Split, second: Split) -> Split:
 
 
 def with_fold(data: PreparedData, fold: int) -> PreparedData:
-    """Return the prepared data with the splits of the option ``data.fold``.
+    """Return the prepared data with the splits that ``fold`` asks for.
 
-    See `orca_ray.training.config.DataConfig` for its values. Folds are numbered through
-    all divisions: if a division has 5 folds, 6 is the first fold of the second one.
+    From 1 on, it is the fold that validates, while all other folds train; folds are
+    numbered through all divisions: if a division has 5 folds, 6 is the first of the
+    second one. 0 and negative numbers mean what they mean for the option ``data.fold``
+    (see `orca_ray.training.config.DataConfig`).
     Statistics remain those of the prepared training split. Raises UserError if there is
     no such fold.
     """

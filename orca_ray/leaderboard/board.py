@@ -107,13 +107,17 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Costs of a cell's scored trials: means over the seeds; NaN if unknown."""
+    """Costs of a cell's scored trials: means over the seeds, but for the peak memory.
+
+    Unknown costs are NaN.
+    """
 
     wall_seconds: float = math.nan
+    """Duration of a trial."""
     device_seconds: float = math.nan
-    """Seconds of aligning, refining and evaluating, times the number of GPUs.
+    """Seconds of aligning, refining and evaluating, times the GPUs of the trial.
 
-    The number of a trial may be a share of a GPU; it is 1 on a CPU.
+    GPUs are a fraction if trials share one, and count as 1 on a CPU.
     """
     peak_memory_mib: float = math.nan
     """Largest peak memory of the scored trials, in MiB.

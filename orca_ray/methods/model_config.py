@@ -272,7 +272,10 @@ def _check_member(config: ModelConfig, member: ModelConfig, number: int) -> None
 
 
 def _check_input_statistics(config: ModelConfig) -> None:
-    """Raise ValueError unless inputs have one mean and deviation for each channel."""
+    """Raise ValueError if the inputs' mean or deviation has a wrong shape.
+
+    There is one value for each channel, or none at all.
+    """
     num_channels, *size = config.task.input_shape
     expected = (num_channels, *(1 for _ in size))
     for statistic in (config.input_mean, config.input_deviation):

@@ -423,7 +423,10 @@ def _check_classes(
 
 
 def _fit_labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
-    """Return the coding of several labels [N, K] of 0 and 1."""
+    """Return the coding of several labels [N, K] of 0 and 1.
+
+    Samples with a missing label are left out.
+    """
     if y.ndim != 2 or not np.isin(y[np.isfinite(y).all(axis=1)], (0, 1)).all():
         raise UserError(
             f"{data.source}: labels need targets [N, K] of 0 and 1, found {y.dtype}"
@@ -519,7 +522,7 @@ def without_absent(
 
 
 def _absent_names(names: tuple[str, ...], present: Array) -> str:
-    """Return the names of the classes whose numbers are not in ``present``."""
+    """Return a text: the names of the classes whose numbers are not in ``present``."""
     absent = [name for number, name in enumerate(names) if number not in present]
     return shorten(", ".join(map(printable, absent)))
 

@@ -140,9 +140,9 @@ class Folder:
     def open(self, path: str) -> Any:
         """Open a file for reading, and return a `pyarrow.NativeFile`.
 
-        Reads that fail for a short time are repeated. Raises FileNotFoundError if the
-        file does not exist. If it is deleted later, reads of an object raise
-        FileNotFoundError, while a local file stays readable.
+        Reads that fail are repeated for a short time. Raises FileNotFoundError if the
+        file does not exist. If an open file is deleted, further reads raise
+        FileNotFoundError in an object store; a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
 

@@ -391,10 +391,12 @@ def write_request(folder: Folder, sweep: str, request: Request) -> None:
 def take_requests(
     folder: Folder, sweep: str, known: Collection[str] = ()
 ) -> list[Request]:
-    """Return the requests for a sweep, oldest first, and delete their files.
+    """Return at most `MAX_TAKEN` requests for a sweep, oldest first.
 
-    Files of retries are not deleted. Requests with a path in ``known`` are left out.
-    Damaged files and unknown kinds are deleted and left out.
+    Their files are deleted, except those of retries, which stay until the trials have
+    ended; the caller names those that it has already as ``known``, and they are left
+    out. Damaged requests and those of unknown kinds are deleted and left out. Files
+    that are too large or cannot be read stay, and are left out.
     """
     directory = f"{REQUESTS}/{file_name(sweep)}"
     requests: list[Request] = []

@@ -477,6 +477,7 @@ class ResultsStore:
     ) -> Iterator[tuple[str, Any]]:
         """Yield the name and the `Part` of each of the files ``names`` of a table.
 
+        Files that a compaction has replaced since they were listed are skipped.
         ``read_before`` holds parts of files that were opened before, by name. The error
         of a damaged file is raised if ``strict``, else yielded in place of its part.
         """

@@ -339,7 +339,11 @@ class Application:
         )
 
     async def _predict(self, request: Request) -> Response:
-        """Read the body within all limits, and answer with predictions."""
+        """Read the body of a request, and answer with predictions.
+
+        Raises HTTPException if the body is too large, or the request too slow or one of
+        too many.
+        """
         media = _media_type(request)
         # digits, as the server has checked
         length = request.headers.get("content-length", "0")

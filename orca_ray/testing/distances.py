@@ -60,10 +60,11 @@ class DistanceSuite(Suite):
     def frozen(
         self, distance: Distance, x_nD: Tensor, source: SourceFeatures
     ) -> Distance:
-        """Return ``distance`` with those values fixed that its gradient treats as
-        constant.
+        """Return ``distance`` with values fixed that its gradient takes as constant.
 
-        Such values, e.g. bandwidths, are fixed to those for ``x_nD``.
+        Such values, e.g. a bandwidth, keep those for ``x_nD``, so that finite
+        differences can be compared with the gradient. By default there are none, and
+        ``distance`` is returned.
         """
         return distance
 

@@ -72,6 +72,10 @@ def with_sources(
 
 
 def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
+    """Return the search with the alignment source of its modality.
+
+    If a default stands in for the paper's source, the latter is noted.
+    """
     modality = _modality(search, ask_hub)
     if ask_hub or search.body_info is not None:
         _check_sources(search, modality)

@@ -101,9 +101,9 @@ class Simulations(ABC):
         return np.asarray(stored[selection])
 
     def read_batches(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield frame ``frame`` of the samples ``rows`` in batches.
+        """Yield frame ``frame`` of the samples ``rows``, in batches [b, C, *space].
 
-        They are float32 [b, C, *space], in the file's order.
+        Samples are float32, each once, in the order of the file and not of ``rows``.
         """
         is_chosen = np.zeros(int(rows.max()) + 1, bool)
         is_chosen[rows] = True
