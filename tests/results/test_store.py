@@ -309,6 +309,8 @@ class TestCompaction:
     ) -> None:
         store.append([make_record()])
         for directory in (
+            ".",
+            "live",
             "records",
             "requests/fake-1234abcd",
             "models/0123456789abcdef0123",
