@@ -187,8 +187,8 @@ def reproduce(
     store is not changed.
 
     Exit code 0: the scores agree, bit for bit if the trial is deterministic, else
-        within the spread of its seeds. 1:
-    they do not. 2: the trial cannot run here.
+    within the spread of its seeds. Exit code 1: they do not agree. Exit code 2: the
+    trial cannot run here.
     """
     store = required_store(
         results_uri(results), "give the store of the trial with --results URI"

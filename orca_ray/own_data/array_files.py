@@ -363,7 +363,8 @@ def _find_roles(
     used = (inputs, target, group, time, split)
     unused = [name for name, shape in shapes.items() if shape and name not in used]
     if inputs is None:
-        inputs, unused = _only_input(unused, shapes, target)
+        inputs = _only_input(unused, shapes, target)
+        unused = [name for name in unused if name != inputs]
     return _Roles(inputs, target, group, time, split, unused)
 
 
@@ -377,18 +378,15 @@ def _usable_names(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[
 
 def _only_input(
     candidates: list[str], shapes: Shapes, y_name: str | None
-) -> tuple[str | None, list[str]]:
-    """Return the name of the inputs, and the names of arrays that are not used.
+) -> str | None:
+    """Return the only candidate for the inputs; None if there are several or none.
 
-    There are inputs only if a single candidate has as many samples as the target; else
-    the name is None.
+    Of several arrays, those with as many samples as the target ``y_name`` count.
     """
     if len(candidates) > 1 and y_name is not None:
         num_samples = shapes[y_name][:1]
         candidates = [name for name in candidates if shapes[name][:1] == num_samples]
-    if len(candidates) == 1:
-        return candidates[0], []
-    return None, candidates
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _check_inputs(source: str, name: str, x: Inputs) -> Inputs:
