@@ -87,6 +87,7 @@ def board_report(
             read_records=lambda: _records(scan, shown),
             read_searches=lambda: read_searches(scan, shown),
         )
+    # A task may be given with or without the name of its benchmark.
     task_names = None
     if tasks is not None:
         task_names = {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
@@ -114,8 +115,8 @@ def effects_report(
     for invalid in invalid_rows(table.select(["hyperparameters"]), RECORDS):
         is_wrong = invalid.is_wrong.to_numpy()
         records = records[~is_wrong]
-        number = int(is_wrong.sum())
-        warnings.append(invalid_rows_text(number, "the store", invalid))
+        num_wrong = int(is_wrong.sum())
+        warnings.append(invalid_rows_text(num_wrong, "the store", invalid))
     effects = build_effects(
         records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol
     )
@@ -181,7 +182,9 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
             return None
         batches.append(positions)
     trials: pd.DataFrame = scan.take(np.concatenate(batches), _SEARCHES).to_pandas()
+    # Records from before versions were stored have version 1.
     metric_version = trials["metric_version"].fillna(1).astype("int64")
+    # Merged on the common columns: this drops trials in another state than the board's.
     trials = trials.assign(metric_version=metric_version).merge(_states(board))
     trials = trials.assign(
         method=board.labels(trials), score=trials["validation_score"].astype("float64")

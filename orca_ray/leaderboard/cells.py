@@ -47,14 +47,17 @@ _WIDE = [
     "test_score",
 ]
 """Columns of the scored records that cells are made of."""
+_MICROSECONDS_PER_HOUR = 3.6e9
 
 
 def board_cells(
     scan: StoreSnapshot, groups: pd.DataFrame, scored: pd.DataFrame
 ) -> dict[tuple[str, str], BoardCell]:
-    """Return the cell of each task and label of the tally.
+    """Return the cells of a board by task and method, as the board names the method.
 
-    ``scored`` are the records that scores average over.
+    ``groups`` are the counts of all trials, in the groups of the tally of
+    `orca_ray.leaderboard.selection`; the column ``label`` has the method. ``scored``
+    are the records that scores average over.
     """
     scored = scored.sort_values("position")
     records = scan.take(scored["position"].to_numpy("int64"), _WIDE).to_pylist()
@@ -83,7 +86,10 @@ class _TrialCounts:
 
     def provenance(self, **fields: Any) -> Provenance:
         """Return a provenance with these counts and the other ``fields``."""
-        hours = {device: total / 3.6e9 for device, total in self.microseconds.items()}
+        hours = {
+            device: total / _MICROSECONDS_PER_HOUR
+            for device, total in self.microseconds.items()
+        }
         return Provenance(
             statuses=self.statuses, attempts=self.attempts, device_hours=hours, **fields
         )
@@ -129,6 +135,7 @@ def _cell(
         hyperparameters=rows[0]["hyperparameters"],
         data_fingerprint=rows[0]["data_fingerprint"],
         metric=rows[0]["metric"],
+        # Records from before versions were stored have none.
         metric_version=rows[0]["metric_version"] or 1,
         versions=_distinct(rows, "version"),
         torch_versions=_distinct(rows, "torch_version"),

@@ -150,6 +150,8 @@ def _test_seeds(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
     )
     num_shared = len(shared_seeds)
     fewest_seeds = min(len(scores_before), len(scores_after))
+    # A single shared seed gives no error of a paired test, and is used only if a board
+    # has no other seed.
     if num_shared > 1 or (num_shared == 1 and fewest_seeds == 1):
         return _paired_test(scores_before[places_before], scores_after[places_after])
     return _unpaired_test(before, after)
@@ -174,13 +176,20 @@ def _unpaired_test(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
     """
     sides = [rows["score"].to_numpy("float64") for rows in (before, after)]
     freedom = sum(map(len, sides)) - 2
-    share = sum(1 / len(scores) for scores in sides)
+    # The variance of a difference of two means is that of one score times this factor.
+    factor = sum(1 / len(scores) for scores in sides)
     squares = sum(float(np.square(scores - scores.mean()).sum()) for scores in sides)
-    error = math.sqrt(squares / freedom * share) if freedom else math.nan
-    return _SeedTest(_mean(before), _mean(after), error, freedom, 0)
+    error = math.sqrt(squares / freedom * factor) if freedom else math.nan
+    return _SeedTest(_mean(before), _mean(after), error, freedom, num_shared_seeds=0)
 
 
 def _kind(difference: float, error: float, freedom: int) -> Kind:
+    """Return the kind of a change by Student's two-sided test at the 5 % level.
+
+    ``error`` is the standard error of ``difference`` with ``freedom`` degrees of
+    freedom; it is NaN if it cannot be estimated.
+    """
+    # "not error > 0" holds for 0 and for NaN.
     if difference == 0 and not error > 0:
         return Kind.EQUAL
     if math.isnan(error):

@@ -104,7 +104,7 @@ class EffectGrid:
 
     @property
     def names(self) -> list[str]:
-        """Hyper-parameters in which cells of a (task, method) differ.
+        """Names of the hyper-parameters in which cells of a (task, method) differ.
 
         They decide to which cells a record belongs.
         """
@@ -247,13 +247,13 @@ class _Table:
         labels = _Labels(grid)
         self.cells = labels.cells
         self.trials_TC = np.full((len(labels.tasks), len(labels.cells)), -1)
-        """Number of the set of trials of each cell.
+        """Index of the label of each task and cell; -1 if no trial is planned there.
 
-        Cells with equal numbers share their trials; -1: not planned for the task.
+        Cells with the same label share their trials.
         """
-        for number, places in enumerate(labels.places.values()):
+        for label_index, places in enumerate(labels.places.values()):
             for place in places:
-                self.trials_TC[place] = number
+                self.trials_TC[place] = label_index
         rows = rows.assign(
             label=[
                 labels.of_record(task, method, text)
@@ -309,12 +309,13 @@ class _Table:
         level_P, reference_P = self._pairs(levels, reference)
         level_TP = self.trials_TC[:, level_P]
         reference_TP = self.trials_TC[:, reference_P]
+        # Cells that share their trials have nothing to compare.
         planned_TP = (level_TP != reference_TP) & (level_TP >= 0) & (reference_TP >= 0)
         level_TPS = self.logs.table.scores_TMS[:, level_P]
         reference_TPS = self.logs.table.scores_TMS[:, reference_P]
         paired_TPS = planned_TP[:, :, None] & np.isfinite(level_TPS + reference_TPS)
         num_TP = paired_TPS.sum(axis=-1)
-        used = np.flatnonzero(num_TP.any(axis=1))
+        used = np.flatnonzero(num_TP.any(axis=1))  # tasks with at least one pair
         num_T = (num_TP > 0).sum(axis=1)[used]
         log_ratios_TP = self._log_means(level_TPS, paired_TPS) - self._log_means(
             reference_TPS, paired_TPS
@@ -326,7 +327,7 @@ class _Table:
         no_weights_TP = np.zeros(num_TP.shape)
         weights_TP = np.divide(1.0, num_TP, out=no_weights_TP, where=num_TP > 0)
         variances_T, freedom_T = self.logs.over_seeds(
-            self.logs.variances_TM[:, both] * np.tile(weights_TP, 2),
+            self.logs.variances_TM[:, both] * np.hstack([weights_TP, weights_TP]),
             self.logs.freedom_TM[:, both],
         )
         ratios = LogRatios(
@@ -387,6 +388,7 @@ class _Labels:
         """Return the label of a record; ``hyperparameters`` is JSON text."""
         values = json.loads(hyperparameters)
         sources = self._sources.get((task, method), set())
+        # A source that is not planned was chosen by the sweep for an empty `_SOURCE`.
         if "" in sources and values.get(_SOURCE) not in sources:
             values = {**values, _SOURCE: ""}
         return self._label(task, method, values)

@@ -34,25 +34,27 @@ def effects_title(effects: Effects) -> str:
 
 
 def effects_sections(effects: Effects, *, full: bool) -> Iterator[EffectsSection]:
-    """Yield the tables of effects: of single factors, of pairs of factors, of scores.
+    """Yield the tables of the effects of single factors, those of pairs of factors, and
+    the table of scores.
 
-    ``full`` adds ratios on single tasks, and effects over the cells with one level of
-    each of several other factors.
+    ``full`` adds the ratio on each task, and the effects of a factor while two or more
+    other factors are held at one level each.
     """
     for factor, levels in effects.factors.items():
         grid = _factor_grid(effects, factor, full=full)
         if len(grid) > 1:
             title = f"Effect of {factor}, relative to {levels[0]}"
-            yield EffectsSection(title, grid, 2)
+            yield EffectsSection(title, grid, num_names=2)
     for first, second in combinations(effects.factors, 2):
         baselines = f"{effects.factors[first][0]}, {effects.factors[second][0]}"
         title = f"{first} and {second}, relative to {baselines}"
-        yield EffectsSection(title, _crossed_grid(effects, first, second), 1)
+        grid = _crossed_grid(effects, first, second)
+        yield EffectsSection(title, grid, num_names=1)
     seeds = ", ".join(map(str, effects.seeds))
     yield EffectsSection(
         f"Test scores, mean ± standard deviation over seeds {seeds}",
         _score_grid(effects, " ± " if full else "±"),
-        len(effects.factors),
+        num_names=len(effects.factors),
     )
 
 
@@ -61,7 +63,11 @@ def _task_titles(effects: Effects) -> list[str]:
 
 
 def _factor_grid(effects: Effects, factor: str, *, full: bool) -> Grid:
-    """Return the comparisons of one factor's levels with its baseline."""
+    """Return the table of the comparisons of a factor's levels with its first level.
+
+    Without ``full``, it has no ratios on single tasks, and no comparisons while two or
+    more other factors are held at one level each.
+    """
     titles = ["level", "given", "ratio [95%]", "better", "worse", "pairs"]
     if full:
         titles += _task_titles(effects)
@@ -77,7 +83,10 @@ def _factor_grid(effects: Effects, factor: str, *, full: bool) -> Grid:
 
 
 def _comparison_row(comparison: Comparison, factor: str) -> list[str]:
-    fixed = [f"{other} {level}" for other, level in comparison.given.items()]
+    """Return a row of `_factor_grid` without the ratios on single tasks."""
+    fixed = [
+        f"{held_factor} {level}" for held_factor, level in comparison.given.items()
+    ]
     return [
         comparison.levels[factor],
         ", ".join(fixed) if fixed else "all",
@@ -89,7 +98,11 @@ def _comparison_row(comparison: Comparison, factor: str) -> list[str]:
 
 
 def _task_ratios(comparison: Comparison, tasks: list[str]) -> list[str]:
-    """Return the ratio on each task: bold if better beyond noise, italic if worse."""
+    """Return the ratio on each task as Markdown text.
+
+    The ratio is bold if it is better by more than the noise over seeds, and italic if
+    it is worse by more than that.
+    """
     beyond_noise = comparison.beyond_noise
     texts = []
     for task in tasks:

@@ -120,7 +120,8 @@ class BoardReport:
         """
         scores = self.scores
         num_tasks_M = (scores.num_seeds_TM > 0).sum(axis=0)
-        ranked = np.flatnonzero(2 * num_tasks_M >= len(scores.tasks))
+        has_rank_M = num_tasks_M >= len(scores.tasks) / 2
+        ranked = np.flatnonzero(has_rank_M)
         methods = tuple(scores.methods[m] for m in ranked)
         return ScoreTable(scores.tasks, methods, scores.scores_TMS[:, ranked])
 
@@ -399,6 +400,10 @@ def read_scores(path: Path) -> pd.DataFrame:
 
 
 def _from_json(content: bytes) -> Any:
+    """Return the scores in an exported JSON document as an Arrow table.
+
+    Raises ValueError if it is not an exported board of `VERSION`.
+    """
     document = json.loads(content)
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ValueError(f'it has no "kind": {quoted(KIND)}')
@@ -451,7 +456,7 @@ def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
     if report.effects is None:
         return writer.render(report)
     if writer.effects is None:
-        allowed = [name for name, other in all_formats().items() if other.effects]
+        allowed = [name for name, entry in all_formats().items() if entry.effects]
         raise UserError(
             f"the effects of a grid cannot be written as {format}: give one of"
             f" {', '.join(allowed)}"

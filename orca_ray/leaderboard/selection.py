@@ -65,6 +65,7 @@ def build(
             the store cannot be read.
     """
     scan = _snapshot(records)
+    # Groups of records with equal `_KEYS`, also of tasks that are left out below.
     all_groups = _tally(scan, benchmark)
     is_unknown = pd.Series(False, index=all_groups.index)
     if known_tasks is not None:
@@ -133,7 +134,11 @@ def _unknown_task_warnings(groups: pd.DataFrame, benchmark: str) -> list[str]:
 def _refuse(
     scan: StoreSnapshot, benchmark: str, unknown_tasks: Collection[str]
 ) -> NoReturn:
-    """Raise UserError, as a benchmark has no records of tasks that are known here."""
+    """Raise UserError, as a benchmark has no records of tasks that are known here.
+
+    The message says whether the benchmark has no records at all, or only records of
+    ``unknown_tasks``.
+    """
     names = pd.DataFrame({"benchmark": scan.values("benchmark")})
     select(names, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
     tasks = shorten(", ".join(sorted(map(repr, unknown_tasks))), 300)
@@ -193,12 +198,13 @@ def _groups(table: Any) -> Any:
     The columns are those of `_tally`.
     """
     gpus = np.nan_to_num(table["gpus"].to_numpy(), nan=1.0)
-    share = np.where(gpus > 0, gpus, 1.0)
-    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * share
+    num_devices = np.where(gpus > 0, gpus, 1.0)  # a trial on the CPU has 0 GPUs
+    seconds = np.nan_to_num(table["wall_seconds"].to_numpy()) * num_devices
     is_confirm = pc.equal(table["phase"].cast(pa.string()), "confirm")
     columns = {
         **{name: table[name] for name in _KEYS},
         "metric_version": table["metric_version"].fill_null(1),
+        # The seeds of search trials are not counted apart.
         "seed": pc.if_else(is_confirm, table["seed"], -1),
         "count": np.ones(len(table), np.int64),
         # Whole microseconds have the same sum in any order of the files.
@@ -249,9 +255,10 @@ def _scored(
 def _confirmed(
     scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the valid ``wanted`` records, and a warning about invalid ones.
+    """Return the valid ``wanted`` records, and a warning if some are invalid.
 
-    The columns are ``position`` and `_SCORED`.
+    ``wanted`` has the allowed values by column. The columns of the result are
+    ``position`` (in the snapshot of the store) and `_SCORED`.
     """
     schema = pa.schema([RECORDS.schema.field(name) for name in _SCORED])
     tables = [schema.empty_table()]
@@ -298,7 +305,10 @@ def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.Dat
 
 
 def _available(groups: pd.DataFrame) -> list[Other]:
-    """Return every (sweep, protocol) of the tally, in `build`'s order of preference."""
+    """Return every (sweep, protocol) of the tally, sorted by preference as in `build`.
+
+    The one that a leaderboard shows if no sweep and protocol are given comes first.
+    """
     key = ["sweep", "protocol"]
     is_confirmed = (groups["phase"] == "confirm") & (groups["status"] == _COMPLETED)
     completed = groups[is_confirmed]
@@ -330,7 +340,7 @@ def _preferred_pair(
     if sweep is not None:
         groups = select(groups, "sweep", sweep, "")
     if protocol is not None:
-        select(groups, "protocol", protocol, "")
+        select(groups, "protocol", protocol, "")  # for its error
     return next(
         pair
         for pair in available
@@ -362,9 +372,9 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return `confirmed_scores` of records of all phases and statuses.
+    """Return `confirmed_scores` of the completed confirm trials among ``rows``.
 
-    ``rows`` have a column ``label``.
+    ``rows`` are records of all phases and statuses, with a column ``label``.
     """
     rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
     is_confirmed = (rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)

@@ -59,7 +59,8 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
 def score_grid(report: BoardReport, mark: str, between: str) -> Grid:
     """Return the score table, with rows of statistics below the scores.
 
-    ``mark`` formats best scores, ``between`` separates mean and std.
+    ``mark`` is a format string, such as "**{}**", applied to the best score of a task.
+    ``between`` separates mean and standard deviation.
     """
     rows = [["task", *report.methods]]
     rows += [_score_row(report, task, mark, between) for task in report.board.tasks]
@@ -68,6 +69,10 @@ def score_grid(report: BoardReport, mark: str, between: str) -> Grid:
 
 
 def _score_row(report: BoardReport, task: str, mark: str, between: str) -> list[str]:
+    """Return a row of `score_grid`: the name of a task and the score of each method.
+
+    Scores tied with the best one have the mark `TIED`.
+    """
     board = report.board
     best = board.best(task)
     row = [task.removeprefix(f"{board.benchmark}/")]
@@ -82,6 +87,7 @@ def _score_row(report: BoardReport, task: str, mark: str, between: str) -> list[
 
 
 def _statistic_row(report: BoardReport, name: str) -> list[str]:
+    """Return a row of `score_grid`: a statistic's title and its value by method."""
     values = report.statistic(name)[["value", "low", "high"]]
     row = [get_statistic(name).title]
     for method, value, low, high in values.itertuples():
@@ -93,9 +99,11 @@ def _statistic_row(report: BoardReport, name: str) -> list[str]:
 
 
 def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
-    """Yield slices of the columns after the first that fit beside it into ``width``.
+    """Split a table that is too wide: yield slices of the columns after the first.
 
-    Columns are two spaces apart.
+    The columns of a slice fit into ``width`` characters beside the first column, which
+    each part of the table repeats. ``sizes`` has the width of every column. Columns are
+    two spaces apart. A column too wide for ``width`` is alone in its slice.
     """
     start = 1
     while start < len(sizes):
@@ -109,7 +117,10 @@ def column_parts(sizes: Sequence[int], width: int) -> Iterator[slice]:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    """Return a statistic such as "1.25 [1, 1.5]"; the interval may be NaN."""
+    """Return a statistic such as "1.25 [1, 1.5]".
+
+    The interval is left out if it is NaN.
+    """
     if math.isnan(value):
         return MISSING
     if math.isnan(low):
@@ -181,13 +192,16 @@ def cost_grid(report: BoardReport) -> Section | None:
 
 
 def _costs(report: BoardReport, column: _CostColumn) -> pd.DataFrame:
-    """Return the statistic ``cost`` for each method of the board, NaN if unknown."""
+    """Return the costs of the kind that ``column`` shows, by method.
+
+    They are combined over tasks (the statistic "cost"). NaN if unknown.
+    """
     costs = [
         (task, method, getattr(cell.cost, column.field))
         for (task, method), cell in report.board.cells.items()
     ]
-    known = pd.DataFrame(costs, columns=["task", "method", "cost"]).dropna()
-    statistic = get_statistic("cost").compute(known, over_tasks=column.over_tasks)
+    known_costs = pd.DataFrame(costs, columns=["task", "method", "cost"]).dropna()
+    statistic = get_statistic("cost").compute(known_costs, over_tasks=column.over_tasks)
     return statistic.reindex(list(report.methods))
 
 
@@ -308,6 +322,7 @@ def statuses_text(counts: Mapping[Status, int]) -> str:
 
 
 def _other_sweep_lines(report: BoardReport) -> Iterator[str]:
+    """Yield which other sweeps of the benchmark have results that are not shown."""
     for other in report.board.others:
         yield (
             f"also in the store: sweep {other.sweep}, protocol {other.protocol},"
@@ -328,7 +343,7 @@ def _comparison_lines(report: BoardReport) -> Iterator[str]:
         yield f"first and second by mean rank: {sentence}"
     tested = report.verdicts[report.verdicts["p"].notna()]
     if len(tested):
-        # The table has each pair of methods in both orders.
+        # Halved because the table has each pair of methods in both orders.
         num_separable = int(tested["separable"].sum()) // 2
         limit = ""
         if len(report.common_tasks) < MIN_TASKS:
@@ -341,6 +356,8 @@ def _comparison_lines(report: BoardReport) -> Iterator[str]:
 
 
 def _answer_lines(report: BoardReport) -> Iterator[str]:
+    """Yield the sentences of `BoardReport.answers`, such as whether aligning helped."""
+    # The adjusted p value of a question that was not tested is NaN.
     num_tests = sum(not math.isnan(answer.adjusted_p) for answer in report.answers)
     if num_tests > 1:
         yield (
@@ -361,7 +378,11 @@ def _answer_lines(report: BoardReport) -> Iterator[str]:
 
 
 def published_grids(report: BoardReport, mark: str) -> list[Section]:
-    """Return the tables of published results; ``mark`` formats the best scores."""
+    """Return the tables of published results.
+
+    ``mark`` is a format string, such as "**{}**", applied to the best scores. The table
+    with own scores beside published ones comes first.
+    """
     published = report.published
     if published is None:
         return []
