@@ -75,13 +75,12 @@ def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
 
 
 def _sample(rows: Rows) -> np.ndarray:
+    """Return evenly spaced rows as float64, as many as the limits above allow."""
     row_bytes = num_bytes(rows) // len(rows) * 2  # float64
-    number = min(
-        len(rows), _MOST_ROWS, max(_LEAST_ROWS, _MOST_BYTES // max(1, row_bytes))
-    )
-    return np.asarray(
-        rows[np.linspace(0, len(rows) - 1, number).astype(np.int64)], dtype=np.float64
-    )
+    num_fitting = max(_LEAST_ROWS, _MOST_BYTES // max(1, row_bytes))
+    num_rows = min(len(rows), _MOST_ROWS, num_fitting)
+    indices = np.linspace(0, len(rows) - 1, num_rows).astype(np.int64)
+    return np.asarray(rows[indices], dtype=np.float64)
 
 
 def _is_standardised(values: np.ndarray) -> bool:
@@ -100,10 +99,11 @@ def _is_standardised(values: np.ndarray) -> bool:
 def _statistics(values: np.ndarray, scale: Scale) -> tuple[float, float]:
     """Return mean and deviation of one channel.
 
-    The deviation is at least a tenth of the root mean square distance from the median
-    of the values that differ from it. A smaller deviation, of a channel in which less
-    than 1 % of the values differ, would make these values very large. It is 1 if no
-    value differs by more than rounding.
+    The deviation has a lower limit: a tenth of the root mean square distance to the
+    median, over the values that differ from the median. Without it, a channel in which
+    less than 1 % of the values differ would get very large scaled values. The deviation
+    is 1 if all values are equal up to rounding. With the scale ``measured``, a channel
+    that is already standardised has mean 0 and deviation 1.
     """
     if scale == "measured" and _is_standardised(values):
         return 0.0, 1.0

@@ -48,9 +48,9 @@ class NearestStage(FittedStage):
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
-        """Store features and targets, then choose the number with the best score.
+        """Store features and targets, then choose the number of neighbours.
 
-        ``epoch`` is not used.
+        The number with the best leave-one-out score is chosen. ``epoch`` is not used.
         """
         trial = self._trial
         body = trial.model.body
@@ -63,20 +63,21 @@ class NearestStage(FittedStage):
         body.scale = 1 / deviation.float()
         body.keys = body.standardised(features).half()
         if trial.task.target.kind in ("classes", "labels"):
+            # Targets of a ridge regression are -1 and 1; probabilities are 0 and 1.
             body.values = (y + 1) / 2
         else:
             body.values = y
-        number = self._best_number(body, features, rows)
-        if number is not None:
-            body.weights.zero_()[:number] = 1 / number
+        num_neighbours = self._best_number(body, features, rows)
+        if num_neighbours is not None:
+            body.weights.zero_()[:num_neighbours] = 1 / num_neighbours
 
     def _best_number(
         self, body: NearestBody, features: Tensor, rows: np.ndarray
     ) -> int | None:
         """Return the number of neighbours that predicts left-out samples best.
 
-        None: no number is smaller than that of the training samples ``rows``, or no
-        score is finite.
+        Return None if each number of `NEIGHBOURS` is as large as the number of training
+        samples ``rows`` or larger, or if no score is finite.
         """
         trial = self._trial
         random = np.random.default_rng(derive_seed(trial.seed, "queries"))
@@ -91,16 +92,19 @@ class NearestStage(FittedStage):
         )
         targets = np.asarray(trial.data.train.y)[rows[queries]]
         decode = trial.objective.decoder(trial.device)
-        least = math.inf
+        least_score = math.inf
         best = None
-        for number in NEIGHBOURS:
+        for num_neighbours in NEIGHBOURS:
             note_progress()
             means = torch.stack(
-                [body.values[near].mean(dim=0) for near in neighbours[:, :number]]
+                [
+                    body.values[near].mean(dim=0)
+                    for near in neighbours[:, :num_neighbours]
+                ]
             )
             outputs = decode(trial.model.head(means[:, None])).cpu().numpy()
-            value = trial.objective.score(outputs, targets)
-            if value <= least and number < len(rows):
-                least = value
-                best = number
+            score = trial.objective.score(outputs, targets)
+            if score <= least_score and num_neighbours < len(rows):
+                least_score = score
+                best = num_neighbours
         return best

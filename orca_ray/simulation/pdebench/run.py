@@ -174,9 +174,9 @@ def generate(
             them.
         seed: seed of the random numbers. Sample i depends on the seed and on i only,
             not on ``samples`` or ``workers``.
-        directory: directory of the file; None: see `data_file`. overwrite: whether to
-        replace a file that was generated with other options. progress: called after
-        every solved batch.
+        directory: directory of the file; None: see `data_file`.
+        overwrite: whether to replace a file that was generated with other options.
+        progress: called after every solved batch.
 
     Raises UserError for an unknown name, a number out of range, another file at the
     path, a full disk, a dead worker.

@@ -35,6 +35,14 @@ PACKAGES = {
 LARGEST = 2**28
 """Largest number of bytes of an unpacked file; the largest of the benchmark has 18 MB.
 """
+TRAIN_PART = 0
+"""Number in `Pool.part` of samples to train on; samples to validate on are drawn from
+them if no sample has the number of validation.
+"""
+VALIDATION_PART = 1
+"""Number in `Pool.part` of samples to validate on."""
+TEST_PART = 2
+"""Number in `Pool.part` of test samples."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,8 @@ class Pool:
     y: Array
     """Targets [N, ...]: numbers, or names of classes."""
     part: Array | None = None
-    """Official split [N]: 0 for samples to train and to validate on, 1 for validation,
-    2 for test; None: no split.
+    """Official split [N]: `TRAIN_PART`, `VALIDATION_PART` or `TEST_PART` of each sample.
+    None: there is no official split.
     """
 
 
@@ -90,7 +98,9 @@ def _build(
 def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
     """Return the indices of train, validation and test.
 
-    They are the official ones, or drawn with the class proportions of ``y``.
+    They follow the official split ``part`` [N] (see `Pool.part`). If it is None, all
+    three are drawn; if it has no validation samples, these are drawn from its training
+    samples. If ``y`` are classes, each draw keeps their proportions.
     """
     sizes = task.num_samples or ()
 
@@ -103,13 +113,20 @@ def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
 
     if part is None:
         return draw(np.arange(len(y)), sizes)
-    train, validation, test = (np.flatnonzero(part == number) for number in range(3))
+    train, validation, test = (
+        np.flatnonzero(part == number)
+        for number in (TRAIN_PART, VALIDATION_PART, TEST_PART)
+    )
     if len(validation):
         return [train, validation, test]
     return [*draw(train, sizes[:2]), test]
 
 
 def _content(package: str, member: str) -> bytes:
+    """Return the content of the file ``member`` of a package.
+
+    A file whose name ends in ``.gz`` is unpacked.
+    """
     content = packages.read_member(PACKAGES[package], member)
     if not member.endswith(".gz"):
         return content
@@ -130,7 +147,9 @@ def _numpy(package: str, member: str) -> Any:
 def _series(package: str, member: str, length: int, *, numbers: bool = False) -> Pool:
     """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files.
 
-    Their series have at most ``length`` steps. Training samples that are copies of test
+    Their series have at most ``length`` steps. ``member`` is the path of a file, with
+    ``{}`` in place of TRAIN or TEST. ``numbers``: targets are numbers, not classes.
+    Training samples that are copies of test
     samples are left out, e.g. eight of Tecator.
     """
     train_text, test_text = (
@@ -144,18 +163,18 @@ def _series(package: str, member: str, length: int, *, numbers: bool = False) ->
     ]
     x = np.concatenate([train_x[new_rows], test_x])
     y = np.array([*(train_labels[row] for row in new_rows), *test_labels])
-    part = np.repeat([0, 2], [len(new_rows), len(test_x)])
+    part = np.repeat([TRAIN_PART, TEST_PART], [len(new_rows), len(test_x)])
     return Pool(x, y.astype(np.float64) if numbers else y, part)
 
 
 def _frame(
     package: str, member: str, *, header: bool = True, missing: tuple[str, ...] = ()
 ) -> "pd.DataFrame":
-    """Return a table without repeated rows, and without rows that have gaps.
+    """Read a table, and leave out repeated rows and rows that have gaps.
 
-    Test thus contains no training samples. Columns of a file without a header are named
-    c0, c1, and so on. A row has a gap if one of its inputs is one of the texts
-    ``missing``.
+    Without repeated rows, test contains no training samples. Columns of a file without
+    a header are named c0, c1, and so on. A row has a gap if one of its inputs is one of
+    the texts ``missing``.
     """
     import pandas as pd
 
@@ -185,10 +204,16 @@ def _table(
 ) -> Pool:
     """Read a table, whose columns of text are categories.
 
-    ``part`` names a column of 0 and, for test, 1.
+    ``target`` names the column of targets, and ``drop`` columns that are left out.
+    ``part`` names a column with the official split: 1 for test samples, 0 for all
+    others. ``options`` are arguments of `_frame`.
     """
     table = _frame(package, member, **options)
-    official_part = 2 * table.pop(part).to_numpy() if part else None
+    if part:
+        is_test = table.pop(part).to_numpy() == 1
+        official_part = np.where(is_test, TEST_PART, TRAIN_PART)
+    else:
+        official_part = None
     y = table.pop(target).to_numpy()
     if y.dtype.kind not in "biuf":
         y = y.astype(str)
@@ -245,15 +270,17 @@ def _trace(package: str, member: str) -> Pool:
     archive = _numpy(package, member)
     x = np.concatenate([archive["X_train"], archive["X_test"]])
     y = np.concatenate([archive["y_train"], archive["y_test"]])
-    part = np.repeat([0, 2], [len(archive["y_train"]), len(archive["y_test"])])
+    sizes = [len(archive["y_train"]), len(archive["y_test"])]
+    part = np.repeat([TRAIN_PART, TEST_PART], sizes)
     return Pool(x.transpose(0, 2, 1), y, part)
 
 
 def _watch(package: str, member: str, length: int) -> Pool:
     """Cut recordings of six sensors of a watch into windows.
 
-    Test has other persons than train. The file is a dict in an array of objects, read
-    by the project's own reader of pickles, which runs no code.
+    A window has ``length`` steps. Train, validation and test have different persons.
+    The file is a dict in an array of objects, read by the project's own reader of
+    pickles, which runs no code.
     """
     stream = io.BytesIO(_content(package, member))
     np.lib.format.read_magic(stream)
@@ -261,13 +288,15 @@ def _watch(package: str, member: str, length: int) -> Pool:
     content = safe_pickle.load(stream, member).item()
     windows = []
     recordings = []
-    for number, recording in enumerate(content["X"]):
-        count = len(recording) // length
-        whole = recording[: count * length].reshape(count, length, -1)
-        windows += list(whole.transpose(0, 2, 1))
-        recordings += [number] * count
+    for index, recording in enumerate(content["X"]):
+        num_windows = len(recording) // length
+        # Steps after the last whole window are left out.
+        steps = recording[: num_windows * length].reshape(num_windows, length, -1)
+        windows += list(steps.transpose(0, 2, 1))
+        recordings += [index] * num_windows
     persons = content["subject"][recordings]
-    part_of_person = np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2])
+    # Ten persons: six for train, one for validation and three for test.
+    part_of_person = np.repeat([TRAIN_PART, VALIDATION_PART, TEST_PART], [6, 1, 3])
     part = part_of_person[persons - 1]
     return Pool(np.stack(windows), content["y"][recordings], part)
 
@@ -284,7 +313,9 @@ def _faces(package: str, member: str) -> Pool:
 def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
     """Cut photographs into square patches, each of mean 0 and deviation 1.
 
-    The right side of a photograph is test.
+    A patch has ``side`` pixels in each direction, and the photograph is its class.
+    Patches of the left half of a photograph are for train, those of the next eighth for
+    validation, and those on the right for test.
     """
     from PIL import Image
 
@@ -298,10 +329,12 @@ def _textures(package: str, members: tuple[str, ...], side: int) -> Pool:
         grid = pixels.reshape(len(pixels) // side, side, -1, side).swapaxes(1, 2)
         patches.append(grid.reshape(-1, 1, side, side))
         columns = np.tile(np.arange(grid.shape[1]) / grid.shape[1], len(grid))
+        # The numbers 0, 1 and 2 that this returns are those of `Pool.part`.
         parts.append(np.digitize(columns, [0.5, 0.625]))
         labels += [member] * len(columns)
     x = np.concatenate(patches)
     x -= x.mean(axis=(2, 3), keepdims=True)
+    # Adding 1 (of 255 levels) avoids a division by zero in patches of one grey level.
     x /= x.std(axis=(2, 3), keepdims=True) + 1.0
     return Pool(x, np.array(labels), np.concatenate(parts))
 
@@ -321,7 +354,7 @@ def _pines(
     height, width, depth = scene.shape
     groups = scene.reshape(height, width, depth // bands, bands)
     means = groups.mean(axis=-1).transpose(2, 0, 1)
-    # The first is that of pixels without a class.
+    # The first number, 0, is left out: it marks pixels without a class.
     frequent = np.flatnonzero(np.bincount(classes.ravel()) >= 400)[1:]
     half = side // 2
     offset = np.arange(height) % block
@@ -330,7 +363,11 @@ def _pines(
     rows, columns = np.nonzero(is_centre)
     windows = np.lib.stride_tricks.sliding_window_view(means, (side, side), axis=(1, 2))
     x = windows[:, rows - half, columns - half].swapaxes(0, 1)
-    part_of_block = np.array([0, 2, 0, 1, 2])
+    part_of_block = np.array(
+        [TRAIN_PART, TEST_PART, TRAIN_PART, VALIDATION_PART, TEST_PART]
+    )
+    # The pattern repeats after five blocks, and is shifted by two in the next column of
+    # blocks.
     part = part_of_block[(rows // block + 2 * (columns // block)) % 5]
     return Pool(x, classes[rows, columns], part)
 
@@ -369,7 +406,9 @@ def _task(
 ) -> Task:
     """Return a task from its declaration.
 
-    It predicts ``classes`` or a ``field``, else a number.
+    It predicts one of ``classes`` classes, or a field of the shape ``field``, or, if
+    neither is given, a number. ``read`` has the name of a reader and its arguments.
+    ``declared`` are other fields of the task, which replace the usual ones.
     """
     if classes:
         usual = {
