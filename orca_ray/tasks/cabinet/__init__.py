@@ -56,8 +56,8 @@ class Pool:
     y: Array
     """Targets [N, ...]: numbers, or names of classes."""
     part: Array | None = None
-    """Official split [N]: `TRAIN_PART`, `VALIDATION_PART` or `TEST_PART` of each sample.
-    None: there is no official split.
+    """Official split [N], with `TRAIN_PART`, `VALIDATION_PART` or `TEST_PART` for each
+    sample. None: there is no official split.
     """
 
 
