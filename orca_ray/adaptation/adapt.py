@@ -50,8 +50,9 @@ def adapt(
     """
     if listener is None:
         listener = notebook_progress(minutes)
+    # The nodes matter only for the choice of the body: a GPU can train the whole one.
     needs_no_nodes = body or isinstance(task, Task)
-    nodes = () if needs_no_nodes else nodes_of(executor, None)
+    nodes = () if needs_no_nodes else nodes_of(executor, address=None)
     has_gpus = any(node.gpus for node in nodes)
     sweep = AdaptationSweep(
         task=as_task(task, options, gpus=has_gpus),

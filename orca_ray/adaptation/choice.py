@@ -82,11 +82,12 @@ def is_better(judged: Judged, predictions: Array, others: Array) -> bool:
     If the metric is the error and ``predictions`` have no more errors than ``others``,
     a lower log loss in nine of ten resamples suffices.
     """
-    measures: list[Measure | None] = [None]
+    measures: list[Measure | None] = [None]  # None: the score by the metric
     is_error = judged.metric == "error"
     if is_error and judged.score(predictions) <= judged.score(others):
         measures.append(judged.log_loss)
     for measure in measures:
+        # Lower is better, so the gain is the score of ``others`` minus the new score.
         gain = judged.interval(
             others,
             predictions,

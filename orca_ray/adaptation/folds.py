@@ -64,6 +64,7 @@ class Folds:
             num_held = float(len(data.validation))
         else:
             numbers = list(range(1, num_folds(data) + 1))
+            # The folds of the first division are numbered from 1.
             division_size = int(data.folds[0].max())
             num_held = num_known / division_size
         num_trained = num_known - num_held

@@ -63,6 +63,7 @@ class Interval:
         DerSimonian and Laird, 1986).
         """
         both = (self, unbiased)
+        # Lengths below and above each value [2, 2], which stand for standard errors.
         arms = [(each.value - each.low, each.high - each.value) for each in both]
         squares = np.square(arms)
         if not squares.any(axis=1).all():
@@ -74,6 +75,7 @@ class Interval:
         shares /= shares.sum()
         value = float(shares @ [each.value for each in both])
         below, above = np.sqrt(shares**2 @ squares)
+        # The low end is negative only if that of an interval is.
         low = max(value - float(below), min(self.low, unbiased.low, 0.0))
         return Interval(value, low, value + float(above))
 
@@ -166,7 +168,7 @@ class Judged:
         if len(groups) == 1:
             if is_comparison:
                 return Interval(value, -math.inf, math.inf)
-            groups = []
+            groups = []  # single samples are resampled
 
         def measure_rows(rows: Array) -> float:
             return of(*(measure(each, rows) for each in arrays))
@@ -264,6 +266,7 @@ class Judged:
         num_groups = len(sums)
         between = float(sums @ sums) * num_groups / max(1, num_groups - 1)
         within = float(over @ over)
+        # 1 and size / num_groups are the sums of squares of the added error.
         return min(size, size * (within + 1) / (between + size / num_groups))
 
     def _mean_of_losses(

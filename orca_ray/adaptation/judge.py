@@ -64,6 +64,7 @@ class Judge:
         """Records of trainings on all samples, or on all but the outer test; see
         `Candidates.final`.
         """
+        # Half of one error on the validation samples of a fold (see `rank_candidates`).
         half_error = 0.5 / self.outputs.num_held if task.metric == "error" else 0.0
         configurations = list(self._candidates.configurations.values())
         self.ranked = rank_candidates(configurations, half_error=half_error)
@@ -78,9 +79,9 @@ class Judge:
         self._leaders = find_leaders(self._eligible, self.outputs)
 
     def _find_eligible(self) -> list[Configuration]:
-        """Return the configurations with stored models but `network`, the best first.
+        """Return the configurations with stored models, the best first.
 
-        Configurations that others make redundant are left out.
+        `network` and configurations that others make redundant are left out.
         """
         stored = [each for each in self.ranked if each.has_models]
         return [
@@ -236,7 +237,7 @@ class Judge:
         The interval of the samples out of fold is widened, because folds share training
         samples (Nadeau and Bengio, 2003, "Inference for the generalization error"), and
         pooled with that of the outer test split. If a training was continued on more
-        samples, the low end is divided by the factor of the number of samples.
+        samples, the low end is divided by the factor by which their number grew.
         """
         num_known = self.outputs.num_known
         num_samples = num_known + self.outputs.num_test
@@ -245,10 +246,12 @@ class Judge:
             if last == self.outer_record(choice.first):
                 return choice.score
             return replace(choice.score, low=choice.score.low * num_known / num_samples)
+        # Each fold holds out one of so many equal parts of the samples.
         num_parts = num_known / self.outputs.num_held
         if self.outputs.division_size:
             num_parts = self.outputs.division_size
         num_folds = min(choice.judged.num_folds, num_parts)
+        # The variance grows by the ratio of validation to training samples.
         score = choice.score.widened(math.sqrt(1 + num_folds / (num_parts - 1)))
         if outer is not None and self.outputs.num_test >= LEAST_TEST_SAMPLES:
             score = score.pooled(outer)
@@ -256,6 +259,7 @@ class Judge:
             self._has_continued_training(configuration)
             for configuration, _ in choice.parts
         ):
+            # Samples of a fold's training, as a share of all samples.
             share = (1 - 1 / num_parts) * num_known / num_samples
             score = replace(score, low=share * score.low)
         return score

@@ -44,18 +44,19 @@ def _difficulty_of(
     weights: Sequence[float],
 ) -> float:
     """Return the weighted mean by which the scores of a fold exceed the levels."""
-    judged = [number for number, by_fold in enumerate(scores) if fold in by_fold]
+    # Numbers of the configurations that have a score on the fold.
+    scored = [number for number, by_fold in enumerate(scores) if fold in by_fold]
     excess = sum(
-        weights[number] * (scores[number][fold] - levels[number]) for number in judged
+        weights[number] * (scores[number][fold] - levels[number]) for number in scored
     )
-    return excess / sum(weights[number] for number in judged)
+    return excess / sum(weights[number] for number in scored)
 
 
 def error_scales(levels: Sequence[float]) -> list[float]:
     """Return a number for each level, proportional to the error of a score.
 
-    It is the level, but at least a tenth of the median level. If most levels are 0, it
-    is at least the smallest other level.
+    It is the level, but at least a tenth of the median level. If the median is 0, it
+    is at least the smallest level that is not 0.
     """
     least = abs(median(levels)) / MEDIAN_TO_LEAST if levels else 0.0
     if least == 0:

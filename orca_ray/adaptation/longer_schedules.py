@@ -112,7 +112,7 @@ def _pays_with_more_epochs(
     A probe that was extended once gets no extra slack, because more epochs do not
     change its features.
     """
-    has_error = any(configuration.scores.values())
+    has_error = any(score != 0 for score in configuration.scores.values())
     if not has_error or not configuration.still_improves:
         return False
     if situation.has_longer_schedule(configuration):

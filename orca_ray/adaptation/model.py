@@ -78,6 +78,7 @@ def assemble_model(
                 weights[f"{len(members)}.{name}"] = value
             members.append(_without_seen_scores(read_config(folder)))
             member_weights.append(weight / len(records))
+    # All models of a task have the same preprocessing, so that of the last one is used.
     preprocessing = read_preprocessing(folder, read_config(folder))
     first = members[0]
     if len(members) == 1 and temperature == 1:
@@ -126,4 +127,5 @@ def measure_model(folder: Path, sample: Array) -> Measurement:
         model.outputs_of(sample)
         milliseconds.append(1000 * (time.perf_counter() - started))
     size = sum(path.stat().st_size for path in folder.iterdir())
+    # The first prediction also prepares the model.
     return Measurement(size / 1e6, median(milliseconds[1:]))

@@ -85,6 +85,7 @@ class TrialOutputs:
         targets = joined_rows(self.data.train.y, self.data.validation.y)
         rows_of_folds = [self._rows(fold) for fold in folds]
         rows = np.unique(np.concatenate(rows_of_folds))
+        # Positions of each fold's rows in ``rows``, which are sorted.
         places = [np.searchsorted(rows, each) for each in rows_of_folds]
         predictions = [
             self._mean_of_folds(configuration, folds, places, len(rows))

@@ -124,6 +124,7 @@ def _method_table(report: Mapping[str, Any]) -> _MethodTable:
         rows.append({**row, "colour": colour})
     axis = _make_axis(rows)
     baselines = [row for row in rows if row["method"] == report["baseline"]]
+    # The score of the best baseline, as a dashed line through all rows.
     dashes = "".join(
         f'<path class="dashed" d="M{axis.pixel(row["score"])} 0v30"/>'
         for row in baselines
@@ -146,6 +147,10 @@ def _make_axis(rows: Sequence[Mapping[str, Any]]) -> _Axis:
 
 
 def _method_row(row: Mapping[str, Any], axis: _Axis, dashes: str) -> str:
+    """Return a row of the table, with the score as a dot and its interval as a line.
+
+    ``dashes`` are drawn behind them.
+    """
     left = axis.pixel(row["low"])
     right = axis.pixel(row["high"])
     bar = (

@@ -54,6 +54,7 @@ def draw_chart(title: str, **marks: Points) -> str:
     ``marks`` are points by the way in which they are drawn: as ``dots``, as a ``line``
     or as a ``dashed`` line.
     """
+    # Numbers are places in a drawing that is 380 wide and 216 high, y downwards.
     points = np.concatenate([*marks.values()])
     left, bottom = np.min(points, axis=0)
     right, top = np.max(points, axis=0)
@@ -62,9 +63,10 @@ def draw_chart(title: str, **marks: Points) -> str:
         x, y = np.transpose(marked)
         across = np.interp(x, (left, right), (60, 370))
         up = np.interp(y, (bottom, top), (190, 10))
-        places = [f"{a:.1f} {b:.1f}" for a, b in zip(across, up, strict=True)]
+        coordinates = [f"{a:.1f} {b:.1f}" for a, b in zip(across, up, strict=True)]
+        # Lines of length 0 with round ends, "h0", are dots.
         joint = "h0M" if name == "dots" else "L"
-        paths.append(f'<path class="{name}" d="M{joint.join(places)}h0"/>')
+        paths.append(f'<path class="{name}" d="M{joint.join(coordinates)}h0"/>')
     ends = (
         (60, 210, "start", left),
         (370, 210, "end", right),
@@ -111,7 +113,10 @@ def make_evidence(
 def _confusion_matrix(
     predictions: Array, targets: Array, label_names: Sequence[str]
 ) -> str:
-    """Return the confusion matrix of probabilities [N, K] and classes [N]."""
+    """Return the confusion matrix of probabilities [N, K] and classes [N].
+
+    Only the `MOST_CLASSES` most frequent classes are shown.
+    """
     names = label_names
     if not names:
         names = [str(number) for number in range(predictions.shape[1])]
@@ -128,6 +133,7 @@ def _scatter_chart(predictions: Array, targets: Array) -> str:
     pairs = np.stack([targets, predictions], axis=1).astype(float)
     errors = np.abs(pairs[:, 1] - pairs[:, 0])
     median, ninth_tenth = np.quantile(errors, [0.5, 0.9])
+    # Rows that are shown, evenly spaced.
     shown = np.unique(np.linspace(0, len(pairs) - 1, MOST_POINTS).astype(int))
     title = (
         f"Predicted (up) against true (across): half within {median:.3g}, nine of ten"
@@ -218,6 +224,7 @@ def _plane(field: Array) -> Array:
     if field.ndim > 2:
         field = field.reshape(-1, *field.shape[-2:])[0]
     plane = np.atleast_2d(field)
+    # The quotients are rounded up.
     height_step, width_step = (-(-side // MOST_PIXELS) for side in plane.shape)
     return np.asarray(plane[::height_step, ::width_step], dtype=float)
 

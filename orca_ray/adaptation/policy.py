@@ -168,8 +168,8 @@ def extend_cheap_schedules(options: Options) -> Iterator[Proposal]:
 def search_cheap_methods(options: Options) -> Iterator[Proposal]:
     """Propose variants of fitted methods within the time of the early search.
 
-    A method must have all folds, and as many folds of a variant must fit into the time
-    of the early search.
+    A method is varied only if it has a score on each fold of a division, and if a
+    variant could be tried on all these folds within the time of the early search.
     """
     situation = options.situation
     num_folds = situation.folds.division_size
@@ -209,7 +209,9 @@ def complete_divisions(options: Options) -> Iterator[Proposal]:
 
 
 def complete_all_folds(options: Options) -> Iterator[Proposal]:
-    """Propose the missing folds of all first configurations, also of those behind.
+    """Propose the missing folds of all first configurations.
+
+    These include configurations that are measurably worse than the best one.
 
     A configuration may be behind by chance on the folds that it has.
     """

@@ -81,11 +81,13 @@ class Refits:
             values[EPOCHS] = epochs
             if configuration.recipe.fitted:  # else an epoch takes next to nothing
                 seconds *= epochs / median(record.epochs for record in records)
+            # All copies together may take half of the time.
             copies = self._num_copies(values, epochs, most_seconds / 2 / seconds)
             if copies > 1:
                 values[COPIES] = copies
                 seconds = copies * seconds
         identity = (configuration.method, canonical_json(values))
+        # The limit holds for all trainings on all samples together.
         seconds += self.seconds_of_refits
         if identity not in self.judge.final and seconds <= most_seconds:
             self.seconds_of_refits = seconds
@@ -97,8 +99,9 @@ class Refits:
     ) -> int:
         """Return the number of copies of boosted trees to train for ``epochs``.
 
-        ``most_copies``: number of copies that fit into half of the time. 1 for other
-        methods, or if the model is limited.
+        The number is 1 for other methods, for a model that must be one network, and for
+        a model of limited size or latency. ``most_copies``: number of copies that fit
+        into half of the time.
         """
         if self.is_single or self.has_limits or ROUNDS not in values:
             return 1

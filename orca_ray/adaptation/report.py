@@ -188,6 +188,7 @@ def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) 
     if judge.network is not None:
         cost += f", before {judge.network.name} trained on"
     judged = judge.outputs.out_of_fold(transformer, baseline)
+    # Half an error is added to both scores, so that their ratio is defined at 0.
     half = HALF_OF_NUMBERS
     if judged.average != "values":
         half = 0.5 / len(judged.y)
@@ -206,9 +207,10 @@ def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) 
 
 
 def make_curve(judge: Judge) -> list[tuple[float, float]]:
-    """Return the lowest mean validation score so far, each time that it fell.
+    """Return points (seconds, score) at which the best configuration's score fell.
 
-    The times are seconds since the first trial began.
+    The seconds are those since the first trial began. The score is the lowest mean
+    validation score of a configuration so far.
     """
     ended = [
         (record, number)

@@ -142,6 +142,7 @@ class AdaptationSearch(TrialSource):
         configuration.running.add(proposal.fold)
         if not self._final:
             self._drop_unstarted(configuration.method)
+        # The configuration becomes the last one, whether it is new or not.
         if configuration in self.configurations:
             self.configurations.remove(configuration)
         self.configurations.append(configuration)
@@ -157,9 +158,9 @@ class AdaptationSearch(TrialSource):
         self._note_event()
 
     def _note_event(self) -> None:
-        """Renew the situation, and drop the proposals that were made for the former.
+        """Renew the situation, and drop the proposals made for the former situation.
 
-        To be called when a trial has started or ended.
+        Call this method when a trial has started or ended.
         """
         self.situation = Situation(
             tuple(self.configurations),
@@ -255,5 +256,6 @@ def _configuration(
     """Return the configuration of a method with all ``hyperparameters``."""
     values = changed_values(hyperparameters, plan.usual_trial.hyperparameters)
     changes = values.keys() - SCHEDULE
+    # Optuna suggests only values in the space; other values are those of a user.
     is_suggested = bool(changes) and changes <= plan.space.keys()
     return Configuration(plan.method, values, plan.first, is_suggested)

@@ -97,6 +97,7 @@ def is_behind(
     worse_level = max(
         leader_level, least_score, mean(scores[fold] for fold in common_folds)
     )
+    # Variance of a mean share of errors; 0 if ``num_held`` is infinite.
     variance = min(worse_level, 1.0) / num_held / len(common_folds)
     noise = STANDARD_ERRORS * math.sqrt(variance)
     return mean(differences) > slack * max(leader_level, least_score) + noise

@@ -183,15 +183,21 @@ class AdaptationSweep:
         ]
 
     def run(self) -> Summary:
-        """Run the search until the time is over, or until Ctrl-C.
+        """Run trials until the time is over, or until Ctrl-C.
 
-        Returns the summary of the last search (see the module's docstring).
+        First, methods that fit in seconds are searched in this process for a short
+        time, while the executor starts. Then all methods are searched on the executor.
+        If Ray is not worth its start (see `_is_too_small_for_ray`), or if all methods
+        fit in seconds, there is only one search, of all methods in this process.
+
+        Returns the summary of the search that ran last.
         """
         started = time.monotonic()
         ending_seconds = min(ENDING_SECONDS, ENDING_SHARE * self.seconds)
         deadline = started + self.seconds - ending_seconds
         if self.shared:
-            # Before nodes write into its folder: a new store must be empty.
+            # The store is created before nodes write prepared data into its folder,
+            # because the folder of a new store must be empty.
             ResultsStore(self.results, create=True)
         engine = make_executor(self.executor)
         methods = self.chosen_methods()
@@ -308,9 +314,11 @@ class AdaptationSweep:
     ) -> Summary:
         """Run trials of ``methods``.
 
-        No trial starts if it is expected to end after ``until`` or ``deadline``.
+        ``deadline`` is the end of the whole sweep, and ``until`` that of this search.
+        No trial starts if it is expected to end after one of them.
 
-        ``final``: configurations that train on all samples, instead of a search.
+        ``final``: if there are any, the trials are these configurations, trained on all
+        samples, instead of a search.
         """
         folds = Folds.of_data(self.task, self._data())
 

@@ -102,6 +102,7 @@ def _tied_with(
         folds = set(best.records)
     comparable = [each for each in rivals if folds <= each.records.keys()]
     others = [each for each in comparable[:MOST_CANDIDATES] if each is not best]
+    # [] if the losses cannot be compared.
     excess = excess_losses(best, others, outputs)
     return [
         configuration

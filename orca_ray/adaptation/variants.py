@@ -54,14 +54,14 @@ def _suggest_variant(
     the next suggestion may differ.
     """
     plan = situation.plans[base.method]
-    known = [(each.values, _first_score(each)) for each in tried]
+    history = [(each.values, _first_score(each)) for each in tried]
     for _ in range(MOST_REPEATED):
-        suggested = suggest(plan.first, plan.space, known)
+        suggested = suggest(plan.first, plan.space, history)
         values = changed_values({**base.hyperparameters, **suggested}, plan.first)
         equal = next((each for each in tried if each.values == values), None)
         if equal is None:
             return Configuration(base.method, values, base.first, is_suggested=True)
-        known.append((values, _first_score(equal)))
+        history.append((values, _first_score(equal)))
     return None
 
 
