@@ -68,6 +68,7 @@ def _with_weights(
     if inferred.task.loss == "weighted_cross_entropy":
         y = data.train.y
         train_weight = split_weights["train"]
+        # Divided by the total weight of the sample's class: all classes count the same.
         split_weights["train"] = train_weight / np.bincount(y, train_weight)[y]
         inferred = replace(inferred, task=replace(inferred.task, loss="cross_entropy"))
     splits = {
@@ -98,7 +99,7 @@ def _has_unequal_shapes(samples: Sequence[Any]) -> bool:
 
 
 def _describe(step: EpochProgress) -> str:
-    """Return the stage, the epoch, and the numbers of the epoch that exist."""
+    """Return a text with the stage, the epoch and the `_SHOWN_NUMBERS` that exist."""
     numbers = {name: getattr(step, name) for name in _SHOWN_NUMBERS}
     texts = [
         f"{name} {value:.4g}" for name, value in numbers.items() if value is not None
@@ -176,7 +177,8 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         if not weight.all():
             data = data.select(np.flatnonzero(weight))
             weight = weight[weight > 0]
-            self._targets(data.y)  # the classes that are left
+            # Called again to set `classes_` to the classes that are left.
+            self._targets(data.y)
         is_weighted = bool((weight != weight[0]).any())
         if is_weighted and get_method(self.method).fitted:
             raise UserError(
@@ -198,7 +200,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
 
     def _infer(self, data: UserData, x: Any, seed: int) -> Inferred:
         """Return the task inferred from ``data``, which is ``x`` or a part of it."""
-        axes = ""
+        axes = ""  # a table has none
         if not hasattr(x, "columns"):
             axes = _AXES.get(1 + np.ndim(x[0]), "")
         values = {
@@ -296,6 +298,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
                 self.__dict__.pop("feature_names_in_", None)
             return [np.asarray(sample) for sample in X]
         x = self._validate(X, reset=reset)
+        # A model of series of unequal lengths takes an array [N, L] as series.
         is_table = x.ndim == 2 and (reset or self._takes_tables())
         return self._named(x) if is_table else x
 

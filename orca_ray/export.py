@@ -98,10 +98,14 @@ def write_predictions(
 
 
 def _ids(model: Predictor, inputs: ModelInputs) -> dict[str, Array]:
-    """Return the columns that identify samples: ``id``, and keys of a user's table."""
+    """Return the columns that identify samples, as `write_predictions` describes them.
+
+    They are ``id``, and columns of a user's table that the model does not read and that
+    differ in all rows.
+    """
     data = inputs.data
     ids: dict[str, Array] = {"id": np.arange(len(data))}
-    if data.names:
+    if data.names:  # samples that are files
         ids["id"] = np.array(data.names, dtype=object)
     read_columns: Sequence[str] = ()
     if model.preprocessing is not None:
@@ -118,8 +122,8 @@ def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
     columns["prediction"] = _predictions(model, model.decide(outputs))
     if model.task.target.kind in ("classes", "labels"):
         probabilities = model.probabilities(outputs)
-        for number, name in enumerate(column_names(model)):
-            columns[name] = pa.array(probabilities[:, number])
+        for index, name in enumerate(column_names(model)):
+            columns[name] = pa.array(probabilities[:, index])
     elif model.decides:
         columns["probability"] = _nested(model.probabilities(outputs))
     method = describe_members(model.config) or model.config.method
@@ -233,6 +237,7 @@ def _predictions(model: Predictor, predictions: Array) -> Any:
 def _nested(values: Array) -> Any:
     """Return an Arrow array of N values or, for fields, of N nested lists."""
     flat = pa.array(values.ravel())
+    # The last axis gives the innermost lists; the first one is that of the samples.
     for size in values.shape[:0:-1]:
         flat = pa.FixedSizeListArray.from_arrays(flat, size)
     return flat
@@ -336,6 +341,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
             difference = _checked_difference(
                 written.run, expected, model.task.input_shape
             )
+        # In this order, the second file of large weights (FILE.data) comes first.
         for file in sorted(scratch.iterdir(), reverse=True):
             cache.replace_file(file, folder / file.name)
     return Exported(path, difference, written.note)
@@ -372,6 +378,7 @@ def _failing_member(write: _Write, model: Predictor, scratch: Path) -> str:
     The text is the beginning of an error message; "" if each member can be exported.
     """
     for number, config in enumerate(model.config.members):
+        # `Predictor.__init__` would build the networks again.
         alone = Predictor.__new__(Predictor)
         vars(alone).update(vars(model), config=config, members=[model.members[number]])
         try:
@@ -480,9 +487,10 @@ def _random_inputs(num: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def _checked_difference(run: _Run, model: _Whole, shape: tuple[int, ...]) -> float:
-    """Return the largest difference for random inputs of several batch sizes.
+    """Return the largest difference of an exported network's outputs from the model's.
 
-    Raises UserError if the difference is too large.
+    ``run`` is the exported network. The inputs are random, in batches of several sizes.
+    Raises UserError if the difference is larger than `TOLERANCE`.
     """
     largest = 0.0
     for num in (1, 2, 5):
@@ -495,7 +503,7 @@ def _checked_difference(run: _Run, model: _Whole, shape: tuple[int, ...]) -> flo
                 f"the exported network returns shape {outputs.shape} instead of"
                 f" {expected.shape}"
             )
-        scale = max(float(np.abs(expected).max()), 1e-6)
+        scale = max(float(np.abs(expected).max()), 1e-6)  # never 0
         largest = max(largest, float(np.abs(outputs - expected).max()) / scale)
     if not largest <= TOLERANCE:  # NaN counts as too large
         raise UserError(

@@ -112,13 +112,13 @@ class Predictor:
         precisions = set()
         for config, network in zip(configs, self.members, strict=True):
             option = resolve(config.method, config.hyperparameters).refine.precision
-            if option == "fast":  # an option of training
+            if option == "fast":  # allowed in training only
                 option = "auto"
             width = int(network.body.feature_width)
             precisions.add(choose_precision(option, self.device, width))
         if len(precisions) == 1:
             return precisions.pop()
-        return choose_precision("float32", self.device, 0)
+        return choose_precision("float32", self.device, 0)  # the width does not matter
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
@@ -158,7 +158,10 @@ class Predictor:
         return folder
 
     def snapshot(self) -> Snapshot:
-        """Return description and weights, from which an equal model can be built."""
+        """Return description and weights, from which an equal model can be built.
+
+        The names of the weights of an ensemble begin with the member's number.
+        """
         weights: dict[str, Tensor] = {}
         configs = self.config.members or [self.config]
         for number, (config, network) in enumerate(
@@ -354,6 +357,7 @@ class Predictor:
         return f"<Predictor {self.task.name} by {self._origin}>"
 
     def _repr_html_(self) -> str:
+        """Return a paragraph for notebooks: the model, and its report or scores."""
         scores = {
             "validation": self.config.validation_score,
             "test": self.config.test_score,
@@ -363,6 +367,7 @@ class Predictor:
             for split, value in scores.items()
             if value is not None
         )
+        # The first paragraph of the report, up to an empty line.
         summary_lines = itertools.takewhile(bool, report_lines(self.config.report))
         summary = " ".join(line.removeprefix("- ") for line in summary_lines)
         text = (
@@ -383,7 +388,10 @@ class Predictor:
         return np.concatenate(list(self.stream(inputs)))
 
     def _targets(self, y: Any) -> Array:
-        """Return the user's targets as the metric compares them with outputs."""
+        """Return the user's targets [N, ...] in the form that the metric takes.
+
+        Raises UserError if there are none, or if they do not fit the task.
+        """
         if y is None:
             raise UserError(
                 "evaluate needs targets: give y, or the path of data that has them"

@@ -62,6 +62,7 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
+            # The extent of a node is stored when its subtree is complete.
             if id(node) not in self._extents:
                 _refuse(f"the alias {event.anchor!r} contains itself", event)
             return node
@@ -77,6 +78,7 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         extents = [self._extents[id(child)] for child in _children(node)]
+        # Checked again, as the subtree may hold aliases, which are not counted above.
         size = 1 + sum(child_size for child_size, _ in extents)
         depth = 1 + max((child_depth for _, child_depth in extents), default=0)
         self._check_extent(size, depth, event)
@@ -103,7 +105,11 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def _parse_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return the number in a scalar; infinity for text that is no number."""
+        """Return the number in a scalar.
+
+        Returns infinity for text that cannot be converted or is very long, since the
+        caller refuses infinity.
+        """
         if len(node.value) >= MAX_DIGITS:
             return math.inf
         try:
@@ -115,6 +121,10 @@ class _Loader(yaml.SafeLoader):
 
     @staticmethod
     def _check_extent(size: int, depth: int, event: Any) -> None:
+        """Refuse a tree with ``size`` nodes and ``depth`` levels if it is too large.
+
+        ``event`` is the place for the message.
+        """
         if size > MAX_NODES:
             _refuse(
                 f"more than {MAX_NODES} keys and values, aliases expanded: write a"

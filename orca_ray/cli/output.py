@@ -61,10 +61,10 @@ def note(message: str) -> None:
 def fail(message: str, code: int) -> int:
     """Print an error message to stderr, and return the exit code ``code``.
 
-    Very long lines are cut.
+    Very long lines and messages are cut.
     """
-    lines = [shorten(line, 2000) for line in message.split("\n")]
-    text = shorten("\n".join(lines), 20_000)
+    lines = [shorten(line, limit=2000) for line in message.split("\n")]
+    text = shorten("\n".join(lines), limit=20_000)
     if not text.lower().startswith(("error", "interrupted", "usage")):
         text = f"error: {text}"
     note(text)
@@ -92,7 +92,7 @@ def _json_character(char: str) -> str:
     """Return a character of a JSON text, escaped if it is not printable."""
     if char == "\n" or char.isprintable():
         return char
-    return json.dumps(char)[1:-1]
+    return json.dumps(char)[1:-1]  # without the quotation marks
 
 
 def to_json_types(value: Any) -> Any:
@@ -172,10 +172,10 @@ def show(
     """
     cells = [[_cell(cell) for cell in row] for row in rows]
     wrapped_columns = set(wrap)
-    width = 2 * (len(columns) - 1)
+    width = 2 * (len(columns) - 1)  # the space between columns
     for name, *texts in zip(columns, *cells, strict=True):
         parts = [name, *texts]
-        if name in wrapped_columns:
+        if name in wrapped_columns:  # as wide as the longest word
             parts = " ".join(parts).split()
         width += max(map(cell_len, parts), default=0)
     console(width).print(table(columns, cells, right, wrapped_columns), crop=False)
@@ -277,6 +277,7 @@ class DataProgress(logging.Handler):
             return
         count = _COUNT.fullmatch(line)
         if count is None:
+            # Another line about the same work, "WORK: ...", says that it has ended.
             self._finish(line.partition(": ")[0])
             note(line)
         elif self._bars is not None:
@@ -285,32 +286,36 @@ class DataProgress(logging.Handler):
             self._note_seldom(line, count["what"])
 
     def _update_bar(self, bars: Progress, count: re.Match[str]) -> None:
-        """Draw the bar of the work that a line with progress is about."""
-        what = count["what"].rstrip(":")
+        """Draw the bar of the work that a line with progress is about.
+
+        ``count`` is a match of `_COUNT`.
+        """
+        work = count["what"].rstrip(":")
         done = int(count["done"])
         total = int(count["total"])
-        if what not in self._tasks:
-            self._tasks[what] = bars.add_task(what, rest="")
+        if work not in self._tasks:
+            self._tasks[work] = bars.add_task(work, rest="")
         details = f"{count['done']} of {count['total']}{count['rest']}"
-        bars.update(self._tasks[what], completed=done, total=total, rest=details)
+        bars.update(self._tasks[work], completed=done, total=total, rest=details)
         if done >= total:
-            self._finish(what)
+            self._finish(work)
 
-    def _note_seldom(self, line: str, what: str) -> None:
+    def _note_seldom(self, line: str, work: str) -> None:
         """Print a line with progress, unless one was printed shortly before.
 
-        The first line about a piece of work is not printed.
+        ``work`` is the beginning of the line, which names the piece of work. The first
+        line about a piece of work is not printed.
         """
         now = time.monotonic()
-        last_time = self._printed.setdefault(what, now)
+        last_time = self._printed.setdefault(work, now)
         if now - last_time >= _SECONDS_BETWEEN_LINES:
-            self._printed[what] = now
+            self._printed[work] = now
             note(line)
 
-    def _finish(self, what: str) -> None:
+    def _finish(self, work: str) -> None:
         """Remove the bar of a piece of work that has ended."""
-        if self._bars is not None and what in self._tasks:
-            self._bars.remove_task(self._tasks.pop(what))
+        if self._bars is not None and work in self._tasks:
+            self._bars.remove_task(self._tasks.pop(work))
 
 
 MAX_BYTES = 2**20

@@ -105,6 +105,7 @@ def _chosen_indices(task: Task, split: Split) -> list[int]:
 
 
 def _draw_sample(task: Task, split: Split, index: int) -> DrawnSample:
+    """Draw the sample at ``index`` of a split, with its target and a caption."""
     rows = slice(index, index + 1)
     x = np.nan_to_num(split.x[rows][0]).astype(np.float64)
     y = np.asarray(split.y[rows][0])
@@ -116,7 +117,7 @@ def _draw_sample(task: Task, split: Split, index: int) -> DrawnSample:
     else:
         panels = _image_panels(x, task.domain)
         if target is not None:
-            panels += _image_panels(_as_image(target), "")
+            panels += _image_panels(_as_image(target), domain="")
     return DrawnSample(panels, _caption(task, y))
 
 
@@ -129,6 +130,7 @@ def _as_image(target: Array) -> Array:
 
 
 def _caption(task: Task, y: Array) -> str:
+    """Return the caption of a sample, which says what its target ``y`` is."""
     match task.target.kind:
         case "classes":
             return f"class {int(y)}"
@@ -150,7 +152,7 @@ def _image_panels(x: Array, domain: str) -> list[Pixels]:
         return [_resized(_unit(x).transpose(1, 2, 0) * 255.0)]
     channels = x[-_MAX_CHANNELS:]
     if "audio" in domain or "spectrogram" in domain:
-        channels = channels[:, ::-1]
+        channels = channels[:, ::-1]  # low frequencies at the bottom
     if is_image and len(x) == 1:
         return [_resized(_grey(channel)) for channel in channels]
     return [_resized(_coloured(channel)) for channel in channels]
@@ -158,7 +160,7 @@ def _image_panels(x: Array, domain: str) -> list[Pixels]:
 
 def _sequence_panel(x: Array, target: Array | None) -> Pixels:
     """Return the panel of x [C, L] and its target: curves, or a map with C rows."""
-    if target is None:
+    if target is None:  # a map of colours has no room for the curves of a target
         is_one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
         if is_one_hot or len(x) > _MAX_CHANNELS:
             return _resized(_coloured(x[:, :_MAX_STEPS]), stretch=True)
@@ -180,6 +182,7 @@ def _plot(curves: Sequence[tuple[Array, Colour]]) -> Pixels:
     high = max(float(curve.max()) for curve, _ in curves)
     span = _span(low, high)
     for curve, ink in curves:
+        # A few pixels at the edges are left free. The y axis of an image points down.
         across = np.linspace(2, width - 3, len(curve))
         up = (height - 4) - (curve - low) / span * (height - 8)
         points = np.stack([across, up], axis=1).ravel().tolist()

@@ -100,7 +100,7 @@ class SweepState:
             self._note_trial(event)
 
     def _note_sweep(self, event: events.Event) -> None:
-        """Update the state if the event is one of the whole sweep."""
+        """Update the state if the event is about the sweep, not about one trial."""
         match event:
             case events.SweepStarted():
                 self.title = f"{event.sweep} · {event.where}"
@@ -121,7 +121,7 @@ class SweepState:
                 self._is_passing = event.passing
 
     def _note_trial(self, event: events.Event) -> None:
-        """Update the state if the event is one of a trial."""
+        """Update the state if the event is about one trial."""
         match event:
             case events.TrialStarted():
                 running = self._row(event.task, event.method).running
@@ -135,6 +135,7 @@ class SweepState:
                 self._note_end(event.record, event.remaining)
 
     def _note_progress(self, event: events.TrialProgress) -> None:
+        """Store the stage, the epoch and the validation score of a running trial."""
         row = self._row(event.task, event.method)
         progress = event.progress
         row.running.pop(event.trial_key, None)  # to insert it again at the end
@@ -214,9 +215,9 @@ def _footer(state: SweepState) -> str:
 
 
 def _fitting(rows: list[RowState], max_rows: int | None) -> list[RowState]:
-    """Return at most ``max_rows`` rows, in their usual order.
+    """Return at most ``max_rows`` of the rows, in their usual order.
 
-    Rows with running trials come first, then those with waiting ones.
+    Rows with running trials are kept first, then rows with waiting trials.
     """
     if max_rows is None or len(rows) <= max_rows:
         return rows
@@ -333,6 +334,7 @@ class SweepProgress:
         Return whether there is a new board.
         """
         now = time.monotonic()
+        # The next time is infinite as long as no trial has ended since the last board.
         if isinstance(event, events.TrialFinished) and math.isinf(
             self._next_board_time
         ):
@@ -352,9 +354,10 @@ class SweepProgress:
         return self.board is not None
 
     def _picture(self, screen: Console) -> RenderableType:
-        """Return the progress, below the board if there is one, for a screen."""
+        """Return what is drawn on a screen: the progress, below the board if any."""
         if self.board is None:
             return render(self.state, screen.height)
+        # The progress gets a line for each running trial, the board the other lines.
         num_lines = _OTHER_LINES + max(1, self.state.totals().running)
         max_rows = sys.maxsize
         if self._live is not None:

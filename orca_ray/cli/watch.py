@@ -156,7 +156,8 @@ def _print(sweep_state: "SweepStatus") -> None:
     say(f"\n{sweep_state.sweep}: {', '.join(_facts(sweep_state))}")
     if sweep_state.nodes:
         nodes = [
-            f"{node} ({number})" for node, number in sorted(sweep_state.nodes.items())
+            f"{node} ({num_trials})"
+            for node, num_trials in sorted(sweep_state.nodes.items())
         ]
         say(f"nodes: {', '.join(nodes)}")
     if sweep_state.quarantined:
@@ -190,7 +191,7 @@ def _print_trials(trials: "Iterable[RunningTrial]") -> None:
                 stage,
                 score(trial.score),
                 score(trial.best),
-                trial.started_at[:19].replace("T", " "),
+                trial.started_at[:19].replace("T", " "),  # up to the seconds
                 trial.node,
             )
         )
@@ -280,18 +281,21 @@ def retry(
         raise UserError(f"{name} has no failed trials in this store")
     key = "" if trial is None else only_trial(failed, trial, name)[1]
     live.write_request(store.folder, name, live.Request("retry", key))
-    number = 1 if key else len(failed)
-    trials = "failed trial" if number == 1 else "failed trials"
+    num_trials = 1 if key else len(failed)
+    trials = "failed trial" if num_trials == 1 else "failed trials"
     sweep_state = sweep_status(store, name, note)
     if sweep_state.has_driver:
         when = f"asked {sweep_state.holder}"
     else:
         when = "no driver runs: with the next run of the same command"
-    say(f"{name}: {number} {trials} will run again ({when})")
+    say(f"{name}: {num_trials} {trials} will run again ({when})")
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
-    """Send a request to the driver of a sweep; ``what`` is the request in words."""
+    """Send a request to the driver of a sweep, and print that it was sent.
+
+    ``kind`` is that of `Request`; ``what`` says the same in words, e.g. "to stop".
+    """
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))
@@ -303,7 +307,11 @@ def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
 def _write_request(
     store: "ResultsStore", sweep: str, kind: str, key: str = ""
 ) -> "Holder":
-    """Write a request to the driver that runs a sweep, and return the driver."""
+    """Write a request to the driver that runs a sweep, and return who it is.
+
+    ``key`` is that of the trial that the request is about; "" if it is about the sweep.
+    Raises UserError if no driver runs.
+    """
     from orca_ray.results import live
 
     state = _read_live(store, sweep)

@@ -127,7 +127,12 @@ class ServedModel:
             while len(jobs) < MOST_REQUESTS and not self._jobs.empty():
                 jobs.append(self._jobs.get())
             self._batch_begin = time.monotonic()
-            batch = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+            # Requests that have ended meanwhile have cancelled their futures.
+            batch = [
+                (x, future)
+                for x, future in jobs
+                if future.set_running_or_notify_cancel()
+            ]
             if batch:
                 self._predict(batch)
             self._batch_begin = float("inf")
@@ -138,6 +143,7 @@ class ServedModel:
         try:
             outputs = self._model.outputs_of(np.concatenate(inputs))
         except Exception as error:
+            # A UserError is about the inputs, not about the model.
             self._works = isinstance(error, UserError)
             if len(batch) == 1:
                 _, future = batch[0]
@@ -237,7 +243,11 @@ def _as_refusal(error: Exception) -> HTTPException:
 
 
 def _media_type(request: Request) -> str:
-    """Return the media type of a request's body; HTTPException for any other."""
+    """Return the media type of a request's body.
+
+    Raises HTTPException if it is neither `JSON` nor `ARROW`, or if the body is
+    compressed.
+    """
     content_type = request.headers.get("content-type", "")
     media = content_type.partition(";")[0].strip().lower()
     encoding = request.headers.get("content-encoding", "identity").lower()
@@ -290,7 +300,11 @@ class Application:
         await response(scope, receive, send)
 
     def _check_access(self, request: Request) -> None:
-        """Raise HTTPException if the token, or the local host name, is missing."""
+        """Raise HTTPException if the client of a request may not use this server.
+
+        If the server has a token, the request must send it, except for a path in
+        `OPEN`. Without a token, the request's host must be this machine.
+        """
         if self._token is None:
             if not _is_local(request.headers.get("host", "localhost")):
                 raise HTTPException(
@@ -313,6 +327,7 @@ class Application:
             )
 
     async def _answer(self, request: Request) -> Response:
+        """Return the answer of the route of a request; HTTPException if none fits."""
         self._check_access(request)
         path = request.scope["path"]
         match request.method, path:
@@ -345,7 +360,8 @@ class Application:
         too many.
         """
         media = _media_type(request)
-        # digits, as the server has checked
+        # The HTTP server has checked that these are digits. The first 16 suffice to see
+        # that a length is too large.
         length = request.headers.get("content-length", "0")
         if int(length[:16]) > self._limits.body_bytes:
             raise self._too_large()
@@ -375,6 +391,7 @@ class Application:
     def _admit(self, now: float) -> None:
         """Count a new request towards the rate; HTTPException if there are too many."""
         step = 1 / self._limits.rate
+        # At most one second is made up for: so many requests may come at once.
         arrival_time = max(self._arrival_time, now - max(1.0, step)) + step
         if arrival_time > now:
             raise self._busy()
@@ -422,6 +439,7 @@ class Application:
         del self._arriving[deadline]
         self._held_bytes -= len(body)
         body.clear()
+        # A deadline of now raises TimeoutError in the task of that request.
         deadline.reschedule(asyncio.get_running_loop().time())
         return True
 

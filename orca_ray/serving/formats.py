@@ -75,9 +75,9 @@ class Formats:
         """Allow ``most_samples`` in a request, or fewer if their arrays are large."""
         num_inputs = math.prod(model.task.input_shape)
         num_outputs = math.prod(model.task.target.output_shape)
-        largest = max(num_inputs, num_outputs, 1)
+        num_values = max(num_inputs, num_outputs, 1)  # of one sample
         self._model = model
-        self._most_samples = max(1, min(most_samples, MOST_VALUES // largest))
+        self._most_samples = max(1, min(most_samples, MOST_VALUES // num_values))
         preprocessing = model.preprocessing
         self._encoder = None if preprocessing is None else preprocessing.encoder
         self._request = self._request_type()
@@ -167,10 +167,10 @@ class Formats:
     def _request_type(self) -> type[BaseModel]:
         """Return the type of requests in JSON: rows of a table, or samples."""
         encoder = self._encoder
-        several = Field(min_length=1, max_length=self._most_samples)
+        count_limits = Field(min_length=1, max_length=self._most_samples)
         if isinstance(encoder, TableInputs):
             row: Any = TypedDict("Row", _cell_types(encoder))  # type: ignore[misc]
-            return create_model("Request", rows=(list[row], several))
+            return create_model("Request", rows=(list[row], count_limits))
         fields = dict[str, Any]()
         if isinstance(encoder, AudioInputs):
             rate = Field(
@@ -180,12 +180,12 @@ class Formats:
         shape: Sequence[int | None] = self._model.task.input_shape
         value: Any = _Number
         if encoder is not None:
-            value = _Number | None
+            value = _Number | None  # encoders of users' data take missing values
             # recordings have one axis, of any length
             any_lengths = [None] * len(getattr(encoder, "axes", "L"))
             shape = getattr(encoder, "given", None) or any_lengths
         sample: Any = _nested(shape, value)
-        return create_model("Request", samples=(list[sample], several), **fields)
+        return create_model("Request", samples=(list[sample], count_limits), **fields)
 
     def _answer_type(self) -> type[BaseModel]:
         """Return the type of answers in JSON."""
@@ -291,7 +291,10 @@ def _arrays(samples: Sequence[Any], rate: float | None) -> UserData:
 
 
 def _explain_error(error: ValidationError) -> str:
-    """Return the message for the first error: its place, and what was found there."""
+    """Return a message about the first error in a request that has an invalid form.
+
+    The message has the place of the error, and what was found there.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
     what = first["msg"]
     if first["type"] == "json_invalid":
@@ -363,7 +366,11 @@ def _table(body: bytes, most_rows: int) -> Any:
 
 
 def _cells(table: Any, name: str) -> Any:
-    """Return a column of a table, decoded if it has a dictionary."""
+    """Return a column of a table, decoded if it is dictionary-encoded.
+
+    Raises UserError for a text that is too long, and for other values than numbers,
+    text, dates and booleans.
+    """
     column = table.column(name)
     place = f"{SOURCE}, column {quoted(name)}"
     is_coded = types.is_dictionary(column.type)
