@@ -68,6 +68,7 @@ class Quantised:
         span = high - low
         if span == 0:
             span = 1.0  # all values are equal: they become 0
+        # One byte per value: 0 stands for ``low``, 255 for ``high``.
         steps = np.rint((array - low) / span * 255).clip(0, 255).astype(np.uint8)
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
 

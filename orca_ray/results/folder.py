@@ -227,6 +227,10 @@ class Folder:
         return f"{self._root}/{path}" if path else self._root
 
     def _infos(self, directory: str, *, recursive: bool = False) -> list[Any]:
+        """Return the `pyarrow.fs.FileInfo` of each entry of a directory.
+
+        The list is empty if there is no such directory.
+        """
         selector = pafs.FileSelector(
             self._at(directory), allow_not_found=True, recursive=recursive
         )
@@ -257,6 +261,10 @@ class Folder:
         return stream
 
     def _if_present(self, path: str, action: Callable[[], _Result]) -> _Result:
+        """Return the result of ``action``, which reads the file at ``path``.
+
+        Raises FileNotFoundError if ``action`` fails because the file is gone.
+        """
         try:
             return action()
         except OSError as error:
@@ -271,6 +279,7 @@ class Folder:
             return stream.read_buffer()
 
     def _write(self, path: str, content: Any) -> None:
+        """Write or replace a file, so that no reader sees a part of ``content``."""
         # Closing an output stream completes the upload even after an error. The object
         # is therefore written under a temporary name, and moved when it is complete
         # (one atomic copy on S3, a rename elsewhere).
@@ -294,6 +303,7 @@ class Folder:
             raise
 
     def _write_new(self, path: str, content: Any) -> bool:
+        """Do the work of `write_new` for an object store, without retries."""
         # The client of conditional writes is in the extra "sweep".
         from orca_ray.results.conditional import create_object
 
@@ -438,6 +448,7 @@ class LocalFolder(Folder):
             raise
 
     def _write(self, path: str, content: Any) -> None:
+        """Write or replace a file, so that it is complete even after a power cut."""
         target = self.path / path
         temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
         # A folder that was removed during a sweep is not created again, because its
@@ -458,6 +469,7 @@ class LocalFolder(Folder):
         _sync_directory(target.parent)
 
     def _write_new(self, path: str, content: Any) -> bool:
+        """Do the work of `write_new` by exclusive creation, without retries."""
         target = self.path / path
         _make_directory(target.parent)
         try:

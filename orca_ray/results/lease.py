@@ -124,8 +124,8 @@ class Lease:
     def check(self) -> None:
         """Raise UserError if another driver has taken over the sweep.
 
-        Call it before records are written. If the process was suspended, it first reads
-        the holder from the store.
+        Call it before records are written. If the lease was not renewed for a while,
+        e.g. because the process was suspended, the store is read to find out.
         """
         seconds_since_renewal = seconds_since_boot() - self._renewed
         if seconds_since_renewal > self._expiry_seconds / 2:
@@ -344,6 +344,7 @@ def ended_here(holder: Holder) -> bool:
         return False
     created = _created(holder.pid)
     if created is not None:
+        # A living process that was created at another time has got the same pid.
         return abs(created - holder.created) > 1
     try:
         os.kill(holder.pid, 0)
@@ -377,8 +378,9 @@ def _created(pid: int) -> float | None:
         return None
     # The fields after the command, which is in parentheses: see proc(5).
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
+    if fields[0] in "ZX":  # a zombie, or dead
         return None
+    # Field 19 after the command is ``starttime``, in clock ticks.
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 

@@ -393,10 +393,10 @@ def take_requests(
 ) -> list[Request]:
     """Return at most `MAX_TAKEN` requests for a sweep, oldest first.
 
-    Their files are deleted, except those of retries, which stay until the trials have
-    ended; the caller names those that it has already as ``known``, and they are left
-    out. Damaged requests and those of unknown kinds are deleted and left out. Files
-    that are too large or cannot be read stay, and are left out.
+    Files of returned requests are deleted, except those of retries, which stay until
+    the trials have ended. ``known`` has the paths of requests that the caller has taken
+    before; they are left out. Damaged requests and those of unknown kinds are deleted
+    and left out. Files that are too large or cannot be read stay, and are left out.
     """
     directory = f"{REQUESTS}/{file_name(sweep)}"
     requests: list[Request] = []
@@ -410,6 +410,7 @@ def take_requests(
     for request in requests:
         if request.kind != RETRY:
             folder.delete(request.path)
+    # A damaged request has the kind "", which is not in `KINDS`.
     return [request for request in requests if request.kind in KINDS]
 
 
@@ -420,7 +421,7 @@ def _read_request(folder: Folder, path: str) -> Request | None:
     """
     try:
         content = folder.read(path).to_pybytes()
-    except (FileNotFoundError, UserError):  # UserError: no file, or a too large one
+    except (FileNotFoundError, UserError):  # UserError: no regular file, or too large
         return None
     try:
         return replace(_REQUEST.validate_json(content), path=path)

@@ -66,6 +66,7 @@ class LogStream:
         Returns "" if the text is too long to be stored before the attempt has
         ``ended``.
         """
+        # The other half of `MAX_BYTES` is for the last text of the attempt.
         if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
             return ""
         text = self._waiting

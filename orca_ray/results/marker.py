@@ -66,6 +66,10 @@ class Marker:
             )
 
     def _initialise(self, create: bool) -> None:
+        """Write a marker in a folder that has none.
+
+        Raises UserError if the folder has other files, or without ``create``.
+        """
         folder = self._folder
         names = folder.names() if folder.kind() == "directory" else []
         if MARKER in names:  # another process created the store meanwhile

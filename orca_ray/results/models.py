@@ -55,6 +55,7 @@ class StoredModels(InStore):
                     " --keep-models best or none"
                 )
         self.remove(key)
+        # `_CONFIG` comes last, so that a model written in part does not count.
         for path in sorted(files, key=lambda path: path.name == _CONFIG):
             self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
 
@@ -67,6 +68,7 @@ class StoredModels(InStore):
         names = self._folder.names(f"{DIRECTORY}/{key}")
         directory.mkdir(parents=True, exist_ok=True)
         (directory / _CONFIG).unlink(missing_ok=True)
+        # `_CONFIG` comes last, so that a model copied in part does not count.
         for name in sorted(names, key=lambda name: name == _CONFIG):
             self._folder.download(f"{DIRECTORY}/{key}/{name}", directory / name)
 
@@ -91,6 +93,7 @@ class StoredModels(InStore):
         ``keep``: name of a file that stays.
         """
         names = self._folder.names(f"{DIRECTORY}/{key}", hidden=True)
+        # `_CONFIG` comes first, so that a model deleted in part does not count.
         for name in sorted(set(names) - {keep}, key=lambda name: name != _CONFIG):
             self._folder.delete(f"{DIRECTORY}/{key}/{name}")
         if names and keep not in names and isinstance(self._folder, LocalFolder):

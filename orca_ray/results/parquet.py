@@ -197,7 +197,7 @@ class ParquetPart:
     ) -> Any:
         """Return the ``columns`` that the file has, after a check of their memory."""
         num_rows = sum(self.group_rows[index] for index in groups)
-        num_bytes = 8 * num_rows * len(columns)
+        num_bytes = 8 * num_rows * len(columns)  # about 8 bytes per value
         if expand:
             declared = sum(self._bytes[index] for index in groups)
             num_bytes = max(declared, num_bytes)
@@ -213,6 +213,10 @@ class ParquetPart:
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
+        """Context manager: explain errors of reading the file.
+
+        They are raised as ReplacedError if the file was deleted, else as UserError.
+        """
         try:
             yield
         except UserError:
@@ -237,6 +241,7 @@ def _target(declared: Any, present: Any, expand: bool) -> Any:
     """Return the field to which a column of a file is cast.
 
     ``declared`` is the field of the table's schema, ``present`` that of the file.
+    Without ``expand``, dictionary-encoded text stays encoded.
     """
     is_encoded = (
         pa.types.is_dictionary(present.type)

@@ -183,6 +183,8 @@ class StoreSnapshot:
 
         A warning is added for trials that have different scores.
         """
+        # Only rows with a repeated first half of the hash can be of the same trial.
+        # They are few, and only they are compared in full.
         first_halves = np.sort(hashes[0])
         repeated = np.unique(first_halves[1:][first_halves[1:] == first_halves[:-1]])
         if not len(repeated):
@@ -193,6 +195,7 @@ class StoreSnapshot:
             {"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]},
             index=rows,
         )
+        # Times before 1970 are negative, but above -2**58.
         frame["succeeded"] = frame["rank"] >= _SUCCEEDED - 2**58
         frame["attempts"] = self.take(rows, ["attempts"])["attempts"].to_numpy()
         frame = frame.sort_values(["succeeded", "attempts", "rank"], kind="stable")
@@ -264,6 +267,7 @@ def hash_texts(column: Any) -> NDArray[np.uint64]:
 
 def _hash_array(array: Any) -> NDArray[np.uint64]:
     """Return the hashes [2, N] of the texts in an Arrow array."""
+    # Buffer 1 of an Arrow array of texts has the int32 offsets, buffer 2 the bytes.
     offsets = np.frombuffer(
         array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset
     ).astype(np.int64)

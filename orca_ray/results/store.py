@@ -292,8 +292,9 @@ class ResultsStore:
         where = part.where.removeprefix(f"{self.folder.name}/")
         valid = pa.chunked_array([pa.repeat(True, len(part.table))])
         for invalid in tables.invalid_rows(part.table, RECORDS):
-            number = pc.sum(pc.and_(invalid.is_wrong, valid)).as_py()
-            warnings.append(invalid_rows_text(number, where, invalid))
+            # Rows that an earlier column has shown to be invalid are not counted twice.
+            num_invalid = pc.sum(pc.and_(invalid.is_wrong, valid)).as_py()
+            warnings.append(invalid_rows_text(num_invalid, where, invalid))
             valid = pc.and_(valid, pc.invert(invalid.is_wrong))
         return part.table.filter(valid)
 
@@ -357,7 +358,7 @@ class ResultsStore:
             for name, part in files.items()
             if sum(part.group_rows) < table.file_rows
         }
-        if len(parts) < 2:
+        if len(parts) < 2:  # nothing to merge
             return 0
         self._marker.upgrade()
         with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
@@ -508,6 +509,10 @@ class ResultsStore:
                 )
 
     def _open_file(self, table: Table, path: str, *, strict: bool) -> Part:
+        """Return a file of a table as a `Part`; a small file is read into memory.
+
+        With ``strict``, an invalid row of a small file raises UserError.
+        """
         where = f"{self.folder.name}/{path}"
         stream = self.folder.open(path)
         if stream.size() > SMALL_BYTES:

@@ -226,6 +226,11 @@ class _Imported:
 
 
 def _read_imported(folder: Folder) -> _Imported:
+    """Return the scores in all imported files of a store.
+
+    Damaged files, and files that were changed since the import, are left out with a
+    sentence on the reason.
+    """
     scores = {}
     damaged = []
     for name in folder.names(DIRECTORY):
@@ -271,10 +276,10 @@ def _parse(
         problems.add(1, problem)
         return
     lines_by_seed: dict[SubmittedScore, dict[int | None, int]] = {}
-    for number, (line, cells) in enumerate(rows, 1):
+    for num_rows, (line, cells) in enumerate(rows, 1):
         if len(problems) > MAX_PROBLEMS:
             return
-        if number > MAX_ROWS:
+        if num_rows > MAX_ROWS:
             problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
             return
         score = _score(header, cells, line, problems, known)

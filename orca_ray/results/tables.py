@@ -79,6 +79,10 @@ def _is_infinite_success(table: Any, name: str) -> Any:
 
 
 def _check_times(table: Any, *names: str) -> Iterator[ColumnCheck]:
+    """Yield the checks of columns of times; columns that ``table`` lacks are skipped.
+
+    Python has no value for a time that is too early or too late.
+    """
     for name in names:
         if name in table.column_names:
             is_early = pc.less(table[name], _FIRST_TIME)
@@ -118,6 +122,7 @@ def _check_artefacts(table: Any) -> Iterator[ColumnCheck]:
 
 
 def _check_journal(table: Any) -> Iterator[ColumnCheck]:
+    """Yield the results of the checks of the columns of suggestions."""
     yield ColumnCheck("number", pc.less(table["number"], 0), "integers from 0 on")
     yield ColumnCheck("values", _is_no_object(table["values"]), "JSON objects")
     texts = pc.unique(table["known"].drop_null()).to_pylist()

@@ -60,11 +60,11 @@ class DistanceSuite(Suite):
     def frozen(
         self, distance: Distance, x_nD: Tensor, source: SourceFeatures
     ) -> Distance:
-        """Return ``distance`` with values fixed that its gradient takes as constant.
+        """Return a distance with those values fixed that its gradient keeps constant.
 
-        Such values, e.g. a bandwidth, keep those for ``x_nD``, so that finite
-        differences can be compared with the gradient. By default there are none, and
-        ``distance`` is returned.
+        For example, a bandwidth that is computed from ``x_nD`` is used for other
+        points, too. Finite differences can then be compared with the gradient. By
+        default, nothing is fixed, and ``distance`` itself is returned.
         """
         return distance
 

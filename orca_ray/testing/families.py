@@ -49,8 +49,8 @@ class FamilySuite(Suite, ABC):
     def expected(self, model: Any, inputs: Tensor) -> Tensor:
         """Return the last hidden state [B, S, F] of the Hugging Face model.
 
-        Its input are token ids [B, S] or images [B, C, H, W]. By default, positions are
-        interpolated to the size of the images if the model can do that.
+        ``inputs`` are token ids [B, S] or images [B, C, H, W]. By default, the model's
+        positions are interpolated to the size of the images if the model can do that.
         """
         named = {}
         if (
@@ -202,7 +202,7 @@ def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
 def features(loaded: LoadedBody, inputs: Tensor) -> Tensor:
     """Return the body's features [B, S, F] of token ids or images.
 
-    They are from `samples`, embedded by the body's stem.
+    ``inputs`` are those of `samples`; the body's stem embeds them.
     """
     if isinstance(loaded.stem, TextStem):
         of_text: Tensor = loaded.body(loaded.stem.embed_raw(inputs))

@@ -96,7 +96,7 @@ class Suite:
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
-    """Make and return a cache directory.
+    """Make ``directory`` a cache directory, and return it.
 
     It is empty except for links to the folders ``shared`` of the user's cache.
     """

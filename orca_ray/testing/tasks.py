@@ -199,7 +199,7 @@ class RawFilesSuite(Suite):
         if name not in self.unlike:
             _assert_declared_scales_are_measured_ones(task, task.prepare())
         store = ResultsStore(tmp_path / "results", create=True)
-        # two optimiser steps
+        # Half of the samples, rounded up: an epoch has two optimiser steps.
         batch = -(-len(task.prepare().train) // 2)
         published = str(self.published).lower()
         values = {
@@ -265,6 +265,10 @@ class RawFilesSuite(Suite):
 
 
 def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:
+    """Assert that declared scales standardise data if and only if measured ones do.
+
+    The statistics of inputs or targets are None if these are not standardised.
+    """
     measured = replace(task, input_scale="measured", target_scale="measured")
     inputs = [
         input_statistics(data.train.x, each.input_scale) for each in (task, measured)

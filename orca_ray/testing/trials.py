@@ -115,6 +115,10 @@ def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
 
 
 def _target(target: Target, hidden: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return the targets of inputs ``x`` [N, C, ...].
+
+    ``hidden`` [N] is the number of the frequency in each input, 0 to 2.
+    """
     if target.kind == "classes":
         return hidden.astype(np.int64)
     if target.kind == "labels":
@@ -142,7 +146,8 @@ def start(
 ) -> TrialTrainer:
     """Return a `TrialTrainer` with ``options``.
 
-    It stores and reuses aligned embedders in ``aligned``, if not None.
+    It stores and reuses aligned embedders in the directory ``aligned``, if not None.
+    ``test``: whether the trial is scored on the test split.
     """
     return TrialTrainer(
         task,
@@ -220,9 +225,10 @@ class MethodSuite(Suite):
     """
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run a test once for each name.
+        """Run a test once for each of `names`.
 
-        If it has an argument ``kind``, for each name and each of `TASKS`.
+        A test with an argument ``kind`` runs once for each pair of a name and one of
+        `TASKS`.
         """
         if "kind" in metafunc.fixturenames:
             self.parametrize(

@@ -1,6 +1,7 @@
 """Numerics of a trial: precision, random seeds, torch's settings, and errors.
 
-Settings hold for the whole process; errors are those of values and memory.
+Settings hold for the whole process. The errors are those of NaN or infinite values and
+of exhausted memory.
 """
 
 import ctypes

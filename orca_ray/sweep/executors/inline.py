@@ -75,6 +75,10 @@ class InlineExecutor(Executor):
 
     @staticmethod
     def _run_trial(runner: TrialRunner, controller: SweepController) -> None:
+        """Run a trial to its end, and pass its reports to the controller.
+
+        Raises KeyboardInterrupt if the sweep must stop before.
+        """
         key = runner.trial.key
         stop = False
         report = TrialReport()

@@ -45,6 +45,7 @@ class HeartbeatThread:
                 self._write()
 
     def _write(self) -> None:
+        """Store the heartbeat: the id of this node, and the progress count."""
         self._written = progress_count()
         with contextlib.suppress(
             Exception
@@ -139,6 +140,11 @@ class Deadlines:
         return reasons
 
     def _is_silent(self, name: str, watch: _Watch, now: float) -> bool:
+        """Return whether a trial has made no progress for the limit of heartbeats.
+
+        Its heartbeat is read at most four times in this period, and not while reports
+        show that the worker lives.
+        """
         quarter = self._limits.heartbeat / 4
         if now - watch.alive > quarter and now - watch.read_at > quarter:
             watch.read_at = now

@@ -120,6 +120,10 @@ class RayExecutor(Executor):
         return self._open(address) if self._early is None else self._early.result()
 
     def _open(self, address: str | None) -> list[NodeResources]:
+        """Start a local cluster or join one, and return its nodes.
+
+        Raises UserError if Ray cannot be started or reached.
+        """
         os.environ.update(
             {
                 key: value
@@ -135,7 +139,7 @@ class RayExecutor(Executor):
             check_answer(address)
             self._init(address)
         except Exception as error:
-            known = (
+            explained = (
                 ConnectionError,
                 RuntimeError,
                 ValueError,
@@ -143,7 +147,7 @@ class RayExecutor(Executor):
                 ray.exceptions.RayError,
             )
             if (
-                not isinstance(error, known) and type(error) is not Exception
+                not isinstance(error, explained) and type(error) is not Exception
             ):  # a bare one: Ray did not start in time
                 raise
             if address == "local":
@@ -186,8 +190,8 @@ class RayExecutor(Executor):
         from ray.autoscaler.sdk import request_resources
 
         bundles = [
-            _bundle(each)
-            for each, count in demand.items()
+            _bundle(resources)
+            for resources, count in demand.items()
             for _ in range(min(count, MAX_ANNOUNCED))
         ]
         if self.grows and bundles != self._announced:
@@ -195,6 +199,7 @@ class RayExecutor(Executor):
             self._announced = bundles
 
     def _init(self, address: str) -> None:
+        """Call `ray.init`, and register what `close` must undo."""
         import ray
 
         options: dict[str, Any] = {"ignore_reinit_error": True}
@@ -213,7 +218,7 @@ class RayExecutor(Executor):
             memory = node.memory_gib * 2**30
             if memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
-            # Ray puts it into a line of bash as it is.
+            # Ray puts the path of Python into a line of bash without quoting it.
             quoted = shlex.quote(sys.executable)
             if quoted != sys.executable:
                 options["runtime_env"] = {"py_executable": quoted}
@@ -256,7 +261,7 @@ class RayExecutor(Executor):
 
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         own = ray.get_runtime_context().get_node_id()
-        nodes.sort(key=lambda name: name != own)
+        nodes.sort(key=lambda name: name != own)  # the driver's node comes first
         free = ray.available_resources().get("CPU", 0.0)
         cluster = (
             f"{self.where}, {free:g} CPUs free; Ray's logs are in {self._session}/logs"
@@ -279,8 +284,8 @@ class RayExecutor(Executor):
         from orca_ray.sweep.executors.tune_adapter import TuneSearcher, run_tune
 
         requests = {
-            (p.task, p.method): _gpu_request(p, options.gpus_per_trial)
-            for p in controller.searches.plans
+            (plan.task, plan.method): _gpu_request(plan, options.gpus_per_trial)
+            for plan in controller.searches.plans
         }
         placement = Placement(
             self.nodes, requests, quarantined=controller.failures.quarantined
@@ -367,9 +372,10 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
 
 
 def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
-    """Return the request for GPUs of a search's trials.
+    """Return the number of GPUs that each trial of a search requests.
 
-    The number is ``given`` on the command line, or it is that of the sweep file.
+    The number is ``given`` on the command line, or it is that of the sweep file. If it
+    is ``auto``, or in neither of them, it is chosen by the measured use of memory.
     """
     request = plan.spec.resources(plan.task, plan.method)
     if isinstance(given, float):

@@ -211,15 +211,15 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         controller = self._searcher.controller
         keys = self._searcher.keys
         pending = {
-            each.trial_id: each
-            for each in tune_controller.get_live_trials()
-            if each.status == Trial.PENDING
+            trial.trial_id: trial
+            for trial in tune_controller.get_live_trials()
+            if trial.status == Trial.PENDING
         }
-        for state in pending.values():
+        for trial in pending.values():
             if (
-                ray_private.actor_of(state) is not None
+                ray_private.actor_of(trial) is not None
             ):  # a free actor is being given to it
-                self._searcher.deadlines.watch(state.trial_id)
+                self._searcher.deadlines.watch(trial.trial_id)
         oldest = next((name for name in keys if name in pending), None)
         if oldest is None:
             return None
@@ -230,12 +230,12 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
             0, controller.in_flight[size] - controller.placement.capacity(size)
         )
         newest_first = (name for name in reversed(keys) if name in pending)
-        alike = (
+        same_size = (
             name
             for name in newest_first
             if controller.trials[keys[name]].trial.resources == size
         )
-        return pending[next(islice(alike, num_younger, None), oldest)]
+        return pending[next(islice(same_size, num_younger, None), oldest)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Store Ray's exception and Tune's text about a failed trial.

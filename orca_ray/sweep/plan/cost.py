@@ -113,6 +113,7 @@ def gpu_rate() -> Rate:
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
     precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
     dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
+    # The first linear layer of a transformer's MLP, for 16384 tokens of width 768.
     features = torch.ones(16384, 768, dtype=dtype, device="cuda")
     rate = product_rate(features, 3072, seconds=0.5)
     return Rate(
@@ -284,6 +285,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     batch = int(plan.first.get("refine.batch_size", train))
     accumulation = int(plan.first.get("refine.accumulation", train))
     steps = math.ceil(train / (batch * accumulation))
+    # A backward pass costs as much as two forward passes.
     training_seconds = max(3 * train * forward_seconds, steps * rate.step_seconds)
     epoch_seconds = training_seconds + validation * forward_seconds
     recipe = plan.recipe
@@ -354,6 +356,7 @@ def forward_flops(body: str, num_tokens: float) -> float | None:
     """
     swin_operations = _swin_forward(body)
     if swin_operations is not None:
+        # `_SWIN_FORWARD` holds for images of 224 pixels, 14 x 14 tokens of 16 pixels.
         return swin_operations * num_tokens / (224 / 16) ** 2
     info = listed_body(body)
     if info is None:

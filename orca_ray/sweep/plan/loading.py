@@ -123,6 +123,7 @@ def _mistakes(document: "_Document", error: ValidationError) -> list[str]:
 
 
 def _read(path: Path) -> str:
+    """Return the content of a sweep file; UserError if it cannot be read."""
     name = printable(str(path))
     check_special(path, "the sweep file")
     if os.path.isdir(path):
@@ -259,6 +260,7 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
     search ``space``, and a ``grid``, are replaced.
     """
     merged = dict(base)
+    # Below ``budgets``, "space" is the name of a budget.
     is_space = parents[-1:] == ("space",) and parents[-2:-1] != ("budgets",)
     for key, value in own.items():
         theirs = base.get(key)
@@ -285,6 +287,7 @@ def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
 
 
 def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
+    """Return the keys and list indices of the value that an error of pydantic names."""
     location: list[str | int] = []
     for part in item["loc"]:
         # pydantic adds branches of unions, such as "list[...]" and "[key]", which no
@@ -295,6 +298,7 @@ def _location(document: _Document, item: Mapping[str, Any]) -> list[str | int]:
 
 
 def _explain(document: _Document, item: Mapping[str, Any]) -> str:
+    """Return the line on an error of pydantic: position, keys, and message."""
     location = _location(document, item)
     where = printable(shorten(".".join(str(part) for part in location)))
     message = _PLAIN.get(item["type"], str(item["msg"]).removeprefix("Value error, "))

@@ -77,6 +77,7 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     If a default stands in for the paper's source, the latter is noted.
     """
     modality = _modality(search, ask_hub)
+    # Otherwise, the modality may only be that of the task: the body's is not known.
     if ask_hub or search.body_info is not None:
         _check_sources(search, modality)
     sources = search.spec.file.sources
@@ -102,7 +103,8 @@ def _check_sources(search: SearchPlan, modality: ModalityName) -> None:
 def _sources(search: SearchPlan) -> set[str]:
     """Return the values of ``align.source`` that a search's trials may have.
 
-    The set is empty if the method does not align.
+    The value "" means that no source is named. The set is empty if the method does not
+    align.
     """
     values = [
         values["align.source"]
@@ -191,6 +193,11 @@ def _bodies(searches: Sequence[SearchPlan]) -> list[str]:
 
 
 def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
+    """Return the modality of a search's body.
+
+    Without ``ask_hub``, it is that of the task for a body that is neither listed nor in
+    a local directory.
+    """
     info = search.body_info
     if info is not None:
         return info.modality

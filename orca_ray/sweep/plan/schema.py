@@ -35,6 +35,7 @@ class _Model(BaseModel):
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return ``bounds``; ValueError if they are no range of finite width."""
     if not bounds[0] < bounds[1]:
         raise ValueError(
             f"the range {list(bounds)} is empty: give [low, high] with low < high"
@@ -70,6 +71,7 @@ class Dimension(_Model):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
+        """Raise ValueError unless exactly one kind of dimension is given."""
         given = [
             name for name in type(self).model_fields if getattr(self, name) is not None
         ]
@@ -305,12 +307,13 @@ class SuccessiveHalving(_Model):
             rivals: validation scores of each other trial; trials that have not reached
                 this rung are ignored.
         """
-        reached = len(scores)
-        if reached not in self.rungs(epochs):
+        epoch = len(scores)
+        if epoch not in self.rungs(epochs):
             return False
-        bests = [min(other[:reached]) for other in rivals if len(other) >= reached]
-        better = sum(best < min(scores) for best in bests)
-        return better + 1 > math.ceil((len(bests) + 1) / self.eta)
+        bests = [min(rival[:epoch]) for rival in rivals if len(rival) >= epoch]
+        rank = 1 + sum(best < min(scores) for best in bests)
+        # One trial in ``eta`` continues, counting this one.
+        return rank > math.ceil((len(bests) + 1) / self.eta)
 
 
 class Layer(_Model):

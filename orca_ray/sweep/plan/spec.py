@@ -177,7 +177,7 @@ class SweepSpec:
         """
         file = self.file
         budget = self.budget
-        whole = Layer.model_construct(  # all values have been validated
+        of_file = Layer.model_construct(  # all values have been validated
             settings=file.settings,
             space=file.space,
             resources=file.resources,
@@ -190,7 +190,7 @@ class SweepSpec:
             budget.tasks.get(task),
         ]
         layers = [
-            whole,
+            of_file,
             Layer.model_construct(settings=published),
             *self._own_layers(task, method),
             *of_budget,
@@ -311,7 +311,10 @@ def resolve_spec(
 
 
 def _chosen_tasks(file: SweepFile, overrides: Overrides) -> list[str]:
-    """Return the names of the tasks to run; UserError if one is not known."""
+    """Return the names of the tasks to run.
+
+    Raises UserError if a task is unknown, or not in the file's benchmark.
+    """
     members = [task.name for task in get_benchmark(file.benchmark)]
     tasks = members if file.tasks == "all" else list(file.tasks)
     if overrides.tasks:
@@ -426,6 +429,14 @@ def _rows() -> Mapping[str, Mapping[str, str]]:
 
 
 def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
+    """Return the hyper-parameters for a row of the table of published configurations.
+
+    The reference sums the gradients of ``accum`` batches, which are averaged here. For
+    SGD, the learning rate is therefore multiplied by ``accum``, and the weight decay
+    divided by it. Adam's steps do not depend on the scale of the gradient, so that only
+    the weight decay is divided. AdamW needs no change, because its weight decay is not
+    part of the gradient.
+    """
     optimizer = row["optimizer"].lower()
     rate = float(row["lr"])
     batch = int(row["batch_size"])

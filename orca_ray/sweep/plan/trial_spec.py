@@ -46,6 +46,7 @@ class Resources:
         limits = [node.cpus / self.cpus if self.cpus else math.inf]
         if self.memory_gib:
             limits.append(node.memory_gib / self.memory_gib)
+        # 1e-9: rounding must not turn 3 slots into 2.999...
         if 0 < self.gpus < 1:  # a share lies on one card
             limits.append(int(node.gpus) * int(1 / self.gpus + 1e-9))
         elif self.gpus:

@@ -425,12 +425,19 @@ class SweepController:
         )
 
     def _next_trial(self) -> TrialSpec | None:
+        """Return the next trial that can start now; None if there is none.
+
+        Waiting trials, which were taken from their searches before, go first.
+        """
         admits = self._room()
         for item in self._waiting.values():
             failures = self.failures.of(item.trial.key)
             is_due = failures.not_before <= self.failures.now()
             if is_due and self._starts(item, admits):
                 return item.trial
+        # No trial is taken from a search of which a new trial still waits. Trials that
+        # failed before do not block it: `FailureLedger` stores a cause for each of
+        # them, even if its count is 0.
         blocked = {
             (item.trial.task, item.trial.method)
             for item in self._waiting.values()

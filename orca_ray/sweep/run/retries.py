@@ -73,7 +73,8 @@ class FailureLedger:
             and rule.blames_node
             and failures.excused < SUSPICIOUS_TRIALS
         )
-        # An excused cause is stored, too, with a count of 0: the trial has been tried.
+        # The cause of an excused failure is stored, too, with a count of 0: a trial is
+        # new for the controller only if `FailuresOfTrial.counts` is empty.
         failures.counts[failure.cause] += 0 if is_excused else 1
         if is_excused:
             failures.excused += 1

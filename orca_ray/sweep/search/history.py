@@ -76,8 +76,8 @@ class History:
             records = kept | records
             curves = store.curves(sweep=sweep)
             scores = _scores(curves) | scores
-            for key, number in _attempts(curves, again):
-                attempts[key] = max(number, attempts.get(key, 0))
+            for key, attempt in _attempts(curves, again):
+                attempts[key] = max(attempt, attempts.get(key, 0))
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
         return cls(records, scores, rerun, attempts, suggestions)
@@ -93,7 +93,10 @@ def _runs_again(record: Record, key: str, retry: Collection[str]) -> bool:
 def _attempts(
     curves: pd.DataFrame, again: Mapping[str, Record]
 ) -> Iterator[tuple[str, int]]:
-    """Yield pairs of a trial key and a number of an attempt that is stored."""
+    """Yield pairs of a trial key and the number of one of its stored attempts.
+
+    There is one pair per trial with a learning curve, and one per record in ``again``.
+    """
     last_attempts = curves.groupby("trial_key")["attempt"].max().fillna(0)
     for key, number in last_attempts.items():
         yield str(key), int(number)
@@ -128,6 +131,7 @@ def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
 
 
 def _scores(curves: pd.DataFrame) -> dict[str, Sequence[float]]:
+    """Return the validation scores of the refine epochs of each trial, by its key."""
     refine = curves[
         (curves["stage"] == "refine") & curves["validation_score"].notna()
     ].sort_values("epoch")

@@ -114,6 +114,7 @@ class Study:
     def _update(
         self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None
     ) -> None:
+        """Add a suggestion to an Optuna study, or replace it once it has an answer."""
         state = _state(answer)
         if self._states.get(suggestion.number) is state:
             return
@@ -122,7 +123,8 @@ class Study:
             return
         placeholder = self._running.pop(suggestion.number, None)
         if placeholder is not None:
-            # A trial cannot be changed: a new one replaces it.
+            # Optuna cannot change a trial: it is marked as failed, and a new one with
+            # the answer is added.
             study.tell(placeholder, state=TrialState.FAIL)
         if state is TrialState.RUNNING:
             self._running[suggestion.number] = len(study.get_trials(deepcopy=False))
@@ -191,6 +193,7 @@ def _represent(
     high = max(high, value)
     if dimension.integer is not None:
         return int(value), IntDistribution(int(low), math.ceil(high))
+    # A logarithmic range must not be extended to 0 or below.
     log = dimension.log_uniform is not None
     return value, FloatDistribution(low, high, log=log) if low > 0 or not log else None
 
@@ -305,6 +308,7 @@ class SuggestionSampler:
         answered: Sequence[int] = sorted(self.answers)
         num_earlier = number
         if self._generation:
+            # Only answers of earlier generations count, whatever is known by now.
             num_earlier = self._barrier(number)
             answered = range(num_earlier)
         if num_earlier < NUM_STARTUP:

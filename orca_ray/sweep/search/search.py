@@ -54,7 +54,10 @@ def restore_suggestions(
 def _add_with_free_numbers(
     suggestions: Iterable[Suggestion], numbered: dict[int, Suggestion]
 ) -> None:
-    """Add suggestions to those by number, each with the lowest number from 1 on."""
+    """Add each of ``suggestions`` to ``numbered`` under the lowest free number.
+
+    Number 0 is only for the first configuration.
+    """
     number = 1
     for suggestion in suggestions:
         while number in numbered:
@@ -248,6 +251,7 @@ class Search(TrialSource):
         return self._confirm is not None or self.sampler.is_open(position)
 
     def _end(self, record: Record, scores: Sequence[float]) -> None:
+        """Store the record of an ended trial, and inform the sampler."""
         key = record.trial_key
         self.records[key] = record
         self._scores[key] = scores
@@ -291,13 +295,13 @@ class Search(TrialSource):
                 datetime.now(UTC),
             )
             self._suggestions.append(row)
-        equal = self._numbers.setdefault(key, [])
-        equal.append(number)
+        equal_suggestions = self._numbers.setdefault(key, [])
+        equal_suggestions.append(number)
         if key in self.records:
             self.sampler.tell(
                 number, TrialAnswer.from_record(self.records[key], self._scores[key])
             )
-        elif len(equal) == 1:
+        elif len(equal_suggestions) == 1:
             self._plan_trial(number, trial)
 
     def _plan_trial(self, position: int, trial: TrialSpec) -> None:

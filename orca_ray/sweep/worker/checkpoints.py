@@ -84,6 +84,11 @@ class Checkpoints(InStore):
         return self._read(f"{key}.outcome", key)
 
     def _make_room(self) -> None:
+        """Delete states that no running trial needs until `FLOOR_BYTES` are free.
+
+        Raises UserError if there is not enough space without them either. Does nothing
+        in an object store.
+        """
         if not isinstance(self._folder, LocalFolder):
             return
         unneeded = self._unneeded(self._folder.path / DIRECTORY)
@@ -173,6 +178,10 @@ class Checkpoints(InStore):
         report: TrialReport,
         write: Callable[[Path], None] | None = None,
     ) -> None:
+        """Store a file of the trial ``key``: a JSON line, then the output of ``write``.
+
+        The line has the stamp of this version, and the report.
+        """
         header = {**_stamp(key), "report": json.loads(report.to_json())}
         with scratch_directory() as scratch:
             path = scratch / name
@@ -189,6 +198,10 @@ class Checkpoints(InStore):
     def _read(
         self, name: str, key: str, read: Callable[[Path], bool] | None = None
     ) -> TrialReport | None:
+        """Return the report in a file of the trial ``key``; give its state to ``read``.
+
+        Returns None if the file is missing or damaged, or if ``read`` returns False.
+        """
         try:
             with scratch_directory() as scratch:
                 path = scratch / name
@@ -220,6 +233,10 @@ def _stamp(key: str) -> dict[str, Any]:
 
 
 def _report(line: bytes, key: str) -> TrialReport:
+    """Return the report in the first line of a file of the trial ``key``.
+
+    Raises ValueError if the line is of another trial, or of another version.
+    """
     header = json.loads(line)
     expected = _stamp(key)
     different = {

@@ -59,6 +59,7 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
 
 
 def _write_outputs(trainer: TrialTrainer, path: Path) -> None:
+    """Write a model's outputs for validation and test samples, if there are any."""
     import torch
     from torch import Tensor
 
@@ -83,6 +84,7 @@ def read_outputs(content: bytes) -> dict[str, Array]:
     has_images = any(
         array.ndim == 4 and array.shape[1] > 1 for array in outputs.values()
     )
+    # A file starts with 8 bytes that hold the length of its JSON header.
     if has_images and not content[8:].startswith(b'{"__metadata__"'):
         raise UserError(
             "an earlier version of orca-ray stored these outputs of several channels,"
@@ -131,20 +133,24 @@ class ModelKeeper:
         by_task: dict[str, list[TrialSource]] = defaultdict(list)
         for search in searches:
             by_task[search.task].append(search)
-        for task, own in by_task.items():
-            done = all(search.done for search in own)
+        for task, searches_of_task in by_task.items():
+            done = all(search.done for search in searches_of_task)
             if task in self._done or not (done or ended):
                 continue
             if done:
                 self._done.add(task)
             try:
-                self._tidy(task, _completed_confirm_trials(own), done=done)
+                self._tidy(task, _completed_confirm_trials(searches_of_task), done=done)
             # The scores are safe, and the next run tries again.
             except (UserError, OSError) as error:
                 self._emit(f"{task}: models cannot be tidied: {error}")
 
     def _tidy(self, task: str, confirmed: Sequence[Record], *, done: bool) -> None:
-        """Tidy the models of one task, of its completed confirm trials."""
+        """Delete models of one task that are not to be kept; complete the other cards.
+
+        ``confirmed`` are the records of the task's completed confirm trials. Unless all
+        trials of the task are ``done``, nothing is deleted.
+        """
         best = best_of(confirmed)
         if best is None:
             return
@@ -215,6 +221,7 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
             scored[configuration].append(_Scored(record.validation_score, record))
     if not scored:
         return None
+    # On a tie, the names decide, so that the result does not depend on the order.
     best = min(scored, key=lambda name: (*_rank(scored[name]), name))
     trial = min(scored[best], key=lambda trial: (trial.score, trial.record.trial_key))
     return trial.record
@@ -234,10 +241,10 @@ def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:
     Methods are sorted by their mean score; lower is better.
     """
     scores: dict[str, list[float]] = defaultdict(list)
-    for each in confirmed:
-        if each.test_score is not None:
-            scores[each.method].append(each.test_score)
-    return dict(sorted(scores.items(), key=lambda each: (mean(each[1]), each[0])))
+    for record in confirmed:
+        if record.test_score is not None:
+            scores[record.method].append(record.test_score)
+    return dict(sorted(scores.items(), key=lambda item: (mean(item[1]), item[0])))
 
 
 def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:

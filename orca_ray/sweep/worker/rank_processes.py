@@ -77,7 +77,8 @@ class RankProcesses:
         trainer.save(state)
         for connection in self._connections:
             try:
-                if failure := connection.recv():  # None: it waits
+                # The rank sends None when it is ready, else how it has failed.
+                if failure := connection.recv():
                     raise RankFailedError(*failure)
                 connection.send(state)
             except (EOFError, OSError) as error:
@@ -101,15 +102,16 @@ class RankProcesses:
         """
         if isinstance(error, RankFailedError):
             return error
-        seconds = 0.0
+        wait_seconds = 0.0
         if isinstance(error, RankLostError):
-            seconds = _WAIT_SECONDS
-        if not self._lost.wait(seconds):
+            # The thread `_watch` may notice the end of the process a moment later.
+            wait_seconds = _WAIT_SECONDS
+        if not self._lost.wait(wait_seconds):
             return error
         failures = list(map(_failure_of, self._processes, self._connections))
         failure = failures[self._first_lost]
         # Other ranks may end before the one that reports its failure.
-        reported = [each for each in failures if each.status is not Status.LOST]
+        reported = [item for item in failures if item.status is not Status.LOST]
         if reported:
             failure = reported[0]
         return RankFailedError(failure.status, failure.message)
@@ -167,7 +169,7 @@ def _failure_of(
 
 
 def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None:
-    """Run one rank after the first, until the first one ends it."""
+    """Run one of the ranks 1, 2, ..., until the process of rank 0 ends this one."""
     # Ctrl-C reaches all processes; the first rank ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

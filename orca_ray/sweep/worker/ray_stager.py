@@ -122,6 +122,7 @@ class RayStager(Stager):
 
     @staticmethod
     def _start(node_id: str, settings: WorkerSettings, joined: bool) -> Any:
+        """Start the actor of a node, and return its handle."""
         options: dict[str, Any] = {
             "num_cpus": 0,
             "max_concurrency": AT_ONCE + 1,
@@ -152,8 +153,7 @@ class RayStager(Stager):
         return results
 
     def _take_results(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
-        """Return the requests that a node has ended, with their results."""
-        """Remove the tasks of a node that have ended, and return them with results."""
+        """Remove the requests that a node has carried out; return them with results."""
         if not node.running:
             return []
         references = list(node.running)
@@ -165,11 +165,12 @@ class RayStager(Stager):
     def _handle_result(
         self, name: str, request: StagingRequest, result: Staged
     ) -> list[Staged]:
-        """Give a task that the node ``name`` has ended to other nodes.
+        """Handle the ``result`` of a task that the node ``name`` has tried to stage.
 
-        Returns a list with the result if it is the final one of the task. It is not
-        final if the node failed and another one tries. The list is also empty if the
-        task had a final result before.
+        If the node failed, another node tries. If it succeeded, all other nodes stage
+        the task, too. Returns a list with the result if it is the final one of the
+        task. Otherwise, i.e. if another node tries, or if the task had a final result
+        before, the list is empty.
         """
         others = [node for other, node in self._nodes.items() if other != name]
         if request.task in self._resolved:
@@ -202,21 +203,22 @@ class RayStager(Stager):
         """
         lost = self._nodes.pop(name)
         open_requests = [
-            each
-            for each in (*lost.running.values(), *lost.waiting)
-            if each.task not in self._resolved
+            request
+            for request in (*lost.running.values(), *lost.waiting)
+            if request.task not in self._resolved
         ]
         if not self._nodes:
-            self._resolved |= {each.task for each in open_requests}
+            self._resolved |= {request.task for request in open_requests}
             return [
-                Staged(each.task, error=f"no node is left that stages it ({reason})")
-                for each in open_requests
+                Staged(request.task, error=f"no node is left that stages it ({reason})")
+                for request in open_requests
             ]
-        least = min(self._nodes.values(), key=lambda node: len(node.waiting))
-        least.waiting.extend(open_requests)
+        least_busy = min(self._nodes.values(), key=lambda node: len(node.waiting))
+        least_busy.waiting.extend(open_requests)
         return []
 
     def _submit(self) -> None:
+        """Start waiting requests, at most `AT_ONCE` on each node."""
         for node in self._nodes.values():
             while node.waiting and len(node.running) < AT_ONCE:
                 request = node.waiting.popleft()
@@ -226,6 +228,10 @@ class RayStager(Stager):
             self.close()  # everything is staged: frees the memory of the actors
 
     def _show_messages(self, node: _Node) -> None:
+        """Pass on the messages of a node's actor, and ask for new ones once a second.
+
+        ``node.messages`` is the pending reply of the actor; None if it was not asked.
+        """
         if node.messages is None:
             if (
                 node.running or not node.started

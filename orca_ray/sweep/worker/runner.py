@@ -127,6 +127,7 @@ class TrialRunner:
             self._ranks = None
 
     def _step(self) -> TrialReport:
+        """Do the work of `step`; errors are raised."""
         points: list[EpochProgress] = []
         if not self._staged:
             staged_data(StagingRequest.of_trial(self.trial), self._settings.staging)
@@ -167,6 +168,7 @@ class TrialRunner:
         return self._report(points)
 
     def _build(self) -> TrialTrainer:
+        """Return the trial's trainer; for several GPUs, start the other ranks, too."""
         build = partial(
             build_trainer,
             trial=self.trial,
@@ -193,6 +195,7 @@ class TrialRunner:
             self._save()
 
     def _save(self) -> None:
+        """Save a checkpoint, and the time at which this was done or tried."""
         with self._best_effort():
             self._checkpoints.save(
                 self.trial.key,
@@ -208,6 +211,10 @@ class TrialRunner:
             self._ranks.check()  # afterwards, because saving waits for the GPU
 
     def _finish(self, points: list[EpochProgress]) -> TrialReport:
+        """Return the last report of a completed trial; store its model and outcome.
+
+        ``points`` are the epochs since the report before.
+        """
         assert self._trainer is not None
         self._end_ranks()
         report = replace(
@@ -233,6 +240,7 @@ class TrialRunner:
         return report
 
     def _failure(self, error: Exception) -> TrialReport:
+        """Return the last report of a trial that ``error`` has ended."""
         self._end_ranks()
         # Logged at INFO, not as an error: the reason is in the record, which the driver
         # prints.
@@ -258,6 +266,7 @@ class TrialRunner:
         )
 
     def _outcome(self) -> Outcome | None:
+        """Return the trainer's result with notes; None if there is no trainer yet."""
         if self._trainer is None:
             return None
         outcome = self._trainer.result()

@@ -99,20 +99,20 @@ def _stage_item(
 
     Raises UserError if the fetched item is not the one that the sweep was planned with.
     """
-    made = False
+    was_made = False
     if not item.present():
         if shared is not None:
             item.bring(shared, progress)
         if not item.present():
             progress(f"{platform.node()}: preparing {item.name}")
             item.make(progress)
-            made = True
+            was_made = True
             if not item.present():
                 wanted = f"what the sweep was planned with{item.advice}"
                 raise UserError(f"{item.name}, fetched again, are still not {wanted}")
     if shared is not None:
         try:
-            item.publish(shared, replace=made)
+            item.publish(shared, replace=was_made)
         except (UserError, OSError) as error:
             progress(f"{item.name} cannot be published in {shared.name}: {error}")
 
@@ -164,7 +164,7 @@ class Stager(ABC):
         """
         while (
             self._unresolved
-            and all(each.error for each in self._kept)
+            and all(result.error for result in self._kept)
             and not self.interrupted
         ):
             results = self._poll(idle=True)

@@ -126,11 +126,11 @@ class SharedFolder:
                 cache.disk_errors(target.parent),
             ):
                 copy = scratch / target.name
-                wrong = self._copy(path, copy, hashes)
-                if not wrong:
+                wrong_file = self._copy(path, copy, hashes)
+                if wrong_file is None:
                     cache.replace_directory(copy, target, scratch)
                     return True
-            progress(f"{self.name}/{path}: {wrong} is damaged or missing")
+            progress(f"{self.name}/{path}: {wrong_file} is damaged or missing")
         return False
 
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
