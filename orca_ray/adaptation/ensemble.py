@@ -80,7 +80,7 @@ def _folds_to_select_on(
     if rival is None:
         return folds
     common = folds & rival.records.keys()
-    # Fold 0 is the prepared validation split, which no other fold repeats.
+    # Fold 0 is the prepared validation split, for which `held_rows` has no rows.
     num_common = sum(len(held_rows(outputs.data, fold)) for fold in common if fold)
     return common if num_common >= LEAST_COMMON else folds
 

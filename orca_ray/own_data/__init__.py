@@ -281,7 +281,10 @@ class UserData:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return a copy with the selected samples, in memory unless `LazySamples`."""
+        """Return a copy with the samples ``part``.
+
+        The inputs of the copy are in memory, unless they are `LazySamples`.
+        """
         rows = np.arange(len(self))[part]
         return replace(
             self,
@@ -308,14 +311,14 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many float32 samples of the first one's size fit ``most_bytes``.
+        """Return how many float32 samples as large as the first fit ``most_bytes``.
 
         The number is 1 to 1024; for a table, it is 1024.
         """
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(next(iter(_select_inputs(self.x, slice(0, 1)))))
-        sample_bytes = max(1, 4 * first.size)
+        sample_bytes = max(1, 4 * first.size)  # four bytes a float32
         return max(1, min(_MOST_ROWS, most_bytes // sample_bytes))
 
     def place(self, row: int) -> str:
@@ -441,7 +444,8 @@ def read(
 def _file_format(path: Path) -> Format:
     """Return the format of a file, by its suffix."""
     suffix = path.suffix.lower()
-    # formats of files first; one image is a folder of one
+    # Formats of files come before formats of folders: those read a single file, such as
+    # an image, as a folder with one sample.
     for form in sorted(all_formats().values(), key=lambda form: form.folder):
         if suffix in form.suffixes and not form.markers:
             return form

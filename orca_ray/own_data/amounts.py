@@ -33,7 +33,10 @@ _MOST_CHARACTERS = 40
 
 
 def _parse_amount(text: str, form: str) -> float:
-    """Return the number in ``text``; NaN if there is none, or other text beside it."""
+    """Return the number in ``text``; NaN if there is none, or other text beside it.
+
+    ``form`` says whether the decimal mark is a point or a comma.
+    """
     match = _match_amount(text)
     if match is None:
         return float("nan")
@@ -86,7 +89,12 @@ class AmountReading:
 
 
 def find_amount_form(valid: "pd.Series[Any]") -> AmountReading:
-    """Return the form in which most text of ``valid`` is a number."""
+    """Return the form in which most text of ``valid`` is a number.
+
+    If both forms fit equally well, it is the decimal point, with an example of text
+    that the forms read as different numbers. There is no form if no text is a number,
+    or if the numbers have several units.
+    """
     texts = [value for value in valid.unique() if isinstance(value, str)]
     units = _find_units(texts)
     if len(units) > 1:

@@ -128,6 +128,7 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
         rows, place = np.unique(np.arange(shapes[name][0])[part], return_inverse=True)
         if not len(rows):
             return np.empty((0, *shapes[name][1:]), types[name])
+        # A range of rows is read faster as a slice.
         is_range = len(rows) == rows[-1] - rows[0] + 1
         selection = slice(rows[0], rows[-1] + 1) if is_range else rows
         with open_hdf5(path, (name,)) as file:
@@ -153,7 +154,9 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     def read(name: str) -> Array:
         array = read_mat(path, name)
         cache.check_memory(
-            8.0 * math.prod(array.shape), f"{path}, {name}", "store it as .npy or .h5"
+            8.0 * math.prod(array.shape),  # bytes, as float64
+            f"{path}, {name}",
+            "store it as .npy or .h5",
         )
         return array[slice(None)].reshape(shapes[name])
 
@@ -169,6 +172,7 @@ def _mat_shapes(path: Path) -> Shapes:
             for name, variable in variables.items()
             if variable.is_numeric
         }
+    # MATLAB reverses the order of the axes in HDF5. "/" marks a part of one.
     with open_hdf5(path, ()) as file:
         return {
             name: tuple(dataset.shape[::-1])
@@ -198,6 +202,7 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
             f"{path}: expected tensors saved by torch.save, found something else:"
             f" {reason}"
         ) from error
+    # A pair (x, y) is named like a dict of tensors.
     if isinstance(content, tuple | list) and len(content) == 2:
         content = dict(zip("xy", content, strict=True))
     if isinstance(content, torch.Tensor):
@@ -227,7 +232,7 @@ def _tensor_array(path: Path, name: object, tensor: Any) -> Array:
             f"{path}, {name}: expected a dense tensor, found {unusual}; call to_dense()"
             " before saving"
         )
-    # expand() takes no storage
+    # A tensor made by expand() has many values, but little storage.
     num_bytes = tensor.numel() * tensor.element_size()
     check_growth(path, num_bytes, tensor.untyped_storage().nbytes(), f", {name}")
     dense = tensor.detach().resolve_conj().resolve_neg()
@@ -453,10 +458,11 @@ def _read_vector(source: str, name: str, values: Inputs) -> Array:
 def _find_array(
     source: str, shapes: Shapes, names: Sequence[str], usual: Sequence[str], what: str
 ) -> str | None:
-    """Return the array that ``names`` name, else the first with a ``usual`` name.
+    """Return the one array in ``names``, or without names the first ``usual`` one.
 
-    None if there is no such array. Raises UserError for several ``names``, and for one
-    that the file lacks. ``what``: what the array is for, as the message says.
+    ``usual`` are lower-case names, the most usual first. None if there is no such
+    array. Raises UserError for several ``names``, and for a name that the file lacks.
+    ``what``: the use of the array, for the message.
     """
     if len(names) > 1:
         raise UserError(
@@ -500,6 +506,7 @@ def _names_by_split(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]
         elif split and base in TARGET_NAMES:
             parts.setdefault(split, {})["y"] = name
     needed = {"x", "y"} if labelled else {"x"}
+    # Each split needs all its arrays; otherwise, the names do not mean splits.
     has_all = all(needed <= names.keys() for names in parts.values())
     return parts if has_all and {"train", "test"} <= parts.keys() else {}
 

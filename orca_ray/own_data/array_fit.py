@@ -123,7 +123,7 @@ def fit_array(
             f"{data.source}: expected samples with values, found shape {list(shape)}"
         )
     keeps_shape = len(summary.shapes) == 1 and size is None
-    is_vector = axes == "F"
+    is_vector = axes == "F"  # each feature has its own scale
     width = spatial[0] if is_vector else num_channels
     unmeasured = ArrayInputs(
         axes=axes,
@@ -211,13 +211,14 @@ def _with_statistics(
 
 def _measured_samples(data: UserData, train: Indices, unmeasured: ArrayInputs) -> Array:
     """Return the training samples that the statistics are measured on, not scaled."""
-    row_bytes = 4 * int(np.prod(unmeasured.shape))
+    row_bytes = 4 * int(np.prod(unmeasured.shape))  # float32
     most = max(8, min(_MEASURED, _MEASURED_BYTES // row_bytes))
     rows = _evenly_spaced(train, most)
     size = data.batch_size()
     parts = [
         data.select(rows[start : start + size]) for start in range(0, len(rows), size)
     ]
+    # Warnings, such as one about series that are cut, are not needed here.
     return np.concatenate([unmeasured.raw(part, lambda _: None) for part in parts])
 
 
@@ -309,8 +310,10 @@ def _scales_differ(data: UserData) -> bool:
         return True
     mean = np.nanmean(values, axis=0)
     std = np.nanstd(values, axis=0)
-    usual = float(np.median(std[std > 0])) if (std > 0).any() else 1.0
-    return bool(std.max() > 10 * max(usual, 1e-300) or np.ptp(mean) > 10 * usual)
+    median_std = float(np.median(std[std > 0])) if (std > 0).any() else 1.0
+    # The steps of a series have scales within a factor of 10.
+    has_large_std = std.max() > 10 * max(median_std, 1e-300)
+    return bool(has_large_std or np.ptp(mean) > 10 * median_std)
 
 
 def _spatial_shape(shape: Shape, axes: str) -> Shape:
@@ -342,8 +345,9 @@ def _choose_size(
         notes.add_finding("length", length, why, "size, mask")
         return (length,)
     numbers = list(summary.shapes.values())
-    usual = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=numbers))
-    side = options.size or int(min(MOST_SIDE, max(16, round(usual))))
+    # Side of a square with as many pixels, as a mean over all images; at least 16.
+    mean_side = float(np.average(np.sqrt(sizes.prod(axis=1)), weights=numbers))
+    side = options.size or int(min(MOST_SIDE, max(16, round(mean_side))))
     why = f"images are {least[0]}×{least[1]} to {most[0]}×{most[1]}; all are resized"
     notes.add_finding("image size", f"{side}×{side}", why, "size")
     return side, side

@@ -81,9 +81,10 @@ class ArrayInputs(BaseModel):
             data = replace(data, x=samples_of(data)[:])
         raw = self.raw(data, warn)
         self._check_scale(raw, data, warn)
-        form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
-        mean = np.array(self.mean, dtype=np.float32).reshape(form)
-        std = np.array(self.std, dtype=np.float32).reshape(form)
+        # Shape in which the statistics of features or channels broadcast over samples.
+        shape = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
+        mean = np.array(self.mean, dtype=np.float32).reshape(shape)
+        std = np.array(self.std, dtype=np.float32).reshape(shape)
         with np.errstate(over="ignore"):
             scaled = (raw - mean) / std
         x: Array = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
@@ -167,6 +168,7 @@ class ArrayInputs(BaseModel):
         if np.isfinite(raw).any():
             largest = float(np.nanmax(np.abs(raw), initial=0.0))
         is_image = len(self.shape) == 3
+        # Pixels up to 1 in one data set and up to hundreds in the other are an error.
         problem = f"{data.source}: values up to {largest:g}, in training up to"
         if is_image and 100 < self.largest <= _PIXEL and 0 < largest <= 1:
             raise UserError(f"{problem} {self.largest:g}; multiply by 255")
@@ -233,6 +235,7 @@ class AudioInputs(BaseModel):
         start = max(0, len(waveform) - self.num_samples) // 2
         cut = waveform[start : start + self.num_samples].astype(np.float32)
         padded = np.pad(cut, (0, self.num_samples - len(cut)))
+        # Fourier transforms span at least 60 ms, rounded up to a power of 2.
         window = max(1, int(self.rate * 0.03))
         num_points = 2 ** int(np.ceil(np.log2(2 * window)))
         return log_mel(

@@ -228,7 +228,11 @@ def _read_inputs(
     images: tuple[str, ...],
     options: Options,
 ) -> UserData:
-    """Return the inputs alone: a data frame, or the one column of lists or images."""
+    """Return the samples with their inputs only.
+
+    The inputs are a data frame, or the one column of lists or images. ``images`` are
+    the names of columns of images.
+    """
     if not inputs:
         raise UserError(
             f"{source}: no column is left to predict from besides target, group and"
@@ -326,7 +330,7 @@ def _read_targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array
 def _read_field_targets(source: str, table: pa.Table, name: str) -> Array:
     """Return the lists of numbers in a column as fields [N, ...] of one size."""
     where = f"{source}, column {name}"
-    cells = _read_cells(table.column(name), where, "", images=False)[:]
+    cells = _read_cells(table.column(name), where, colour="", images=False)[:]
     if len({cell.shape for cell in cells}) > 1:
         raise UserError(
             f"{where}: targets have unequal lengths; give fields of one size"

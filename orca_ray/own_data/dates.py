@@ -131,7 +131,12 @@ class DateReading:
 
 
 def find_date_form(valid: "pd.Series[Any]") -> DateReading:
-    """Return the form in which most values ``valid`` are dates."""
+    """Return the form in which most values ``valid`` are dates.
+
+    It is "" for ISO 8601 and for time stamps, and None if too many values are no dates.
+    If both orders of day and month fit equally well, the result has an example of text
+    that they read as different dates. The day comes first if that text has points.
+    """
     if valid.dtype.kind == "M":
         return DateReading("")
     counts = valid.astype(object).value_counts()
@@ -221,6 +226,7 @@ def date_part(dates: "pd.Series[Any]", part: DatePart) -> Array:
         return np.where(
             np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64)
         )
+    # pandas has other names for two of the parts.
     numbers = getattr(
         dates.dt, {"weekday": "day_of_week", "year_day": "day_of_year"}.get(part, part)
     )

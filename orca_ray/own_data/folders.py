@@ -93,7 +93,7 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
 def _deep_pixels(image: Any, colour: str) -> Array:
     """Return the pixels of an image of 16 or 32 bits as `decode` does, float32."""
     pixels: Array = np.asarray(image, dtype=np.float32)
-    if image.mode != "F":
+    if image.mode != "F":  # whole numbers
         pixels = pixels / 256
     if colour == "grey":
         return pixels
@@ -309,7 +309,9 @@ def _read_labels(table: Path, names: list[str], options: Options) -> Array:
 
 
 def _target_column(table: Path, header: list[str], key: str, options: Options) -> str:
-    """Return the column of labels that ``options`` name, else the only one beside key.
+    """Return the column of labels: the one that options name, or the only one left.
+
+    ``key`` is the column of the names of files.
 
     Raises UserError if there is no such column, or several.
     """
@@ -327,7 +329,7 @@ def _target_column(table: Path, header: list[str], key: str, options: Options) -
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
     paths = listing.paths
-    modes = Counter(_mode(file) for file in _evenly_spaced(paths, 1000))
+    modes = Counter(_mode(file) for file in _evenly_spaced(paths, most=1000))
     is_grey = all(mode in GREY for mode in modes)
     colour = options.colour or ("grey" if is_grey else "rgb")
     notes = listing.notes
@@ -369,7 +371,9 @@ _MOST_RATIO = 1000
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
     paths = listing.paths
-    rates = Counter(_decode_recording(file)[1] for file in _evenly_spaced(paths, 100))
+    rates = Counter(
+        _decode_recording(file)[1] for file in _evenly_spaced(paths, most=100)
+    )
     rate = options.rate or float(rates.most_common(1)[0][0])
     notes = listing.notes
     if len(rates) > 1:
@@ -427,6 +431,7 @@ def _resample(path: Path, mono: Array, stored_rate: int, rate: float) -> Array:
     """Return the samples [n] of a recording, converted to ``rate`` Hz."""
     from scipy.signal import resample_poly
 
+    # The converted recording must not be too long.
     most = min(_MOST_RATIO, _MOST_SAMPLES / len(mono))
     if not 1 / _MOST_RATIO <= rate / stored_rate <= most:
         expected = f"{path}: expected a recording that can be converted to {rate:g} Hz"

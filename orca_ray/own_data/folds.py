@@ -54,7 +54,7 @@ def plan_folds(
     """
     folds = min(MOST_FOLDS, max(2, smallest), num_units)
     if num_samples > MOST_FOLDED or folds < 2:
-        return FoldPlan(1, 1)
+        return FoldPlan(repeats=1, folds=1)
     draws_differ = not ordered and folds < num_units
     repeats = 2 if num_samples <= MOST_REPEATED and draws_differ else 1
     return FoldPlan(repeats, folds)
@@ -201,11 +201,13 @@ def _find_strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
     y = data.y
     if y is None or y.ndim > 2 or y.shape[1:] > (_MOST_LABELS,):
         return np.zeros(len(rows), np.int64)
-    if y.ndim == 1:
+    if y.ndim == 1:  # numbers: samples are balanced by their ranks
         numbers = pd.to_numeric(pd.Series(y[rows])).to_numpy()
         ranks = np.argsort(np.argsort(numbers, kind="stable"))
         num_strata = min(10, max(1, len(rows) // MOST_FOLDS))
         return np.asarray(ranks * num_strata // len(rows))
+    # Several labels: stratum 0 has the samples without a label, or with a label that is
+    # too rare to be in every fold.
     positive = np.asarray(y[rows]) > 0
     rarest_first = positive[:, np.argsort(positive.sum(axis=0), kind="stable")]
     strata = np.where(rarest_first.any(axis=1), 1 + rarest_first.argmax(axis=1), 0)
@@ -220,7 +222,7 @@ def _divide_in_time(times: Array, count: int) -> Array:
     ordered = np.sort(times)
     first = np.searchsorted(ordered, times, "left")
     end = np.searchsorted(ordered, times, "right")
-    place = (first + end) / 2
+    place = (first + end) / 2  # the middle of all samples of that time
     block_from_end = -(place * count // len(times))
     return np.asarray(1 + np.unique(block_from_end, return_inverse=True)[1])
 

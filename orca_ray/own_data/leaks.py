@@ -101,7 +101,7 @@ def _numbers(column: "pd.Series[Any]") -> Array | None:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
-    least = max(3, len(numbers) // 2)
+    least = max(3, len(numbers) // 2)  # half of the values, and at least 3
     return numbers if np.isfinite(numbers).sum() >= least else None
 
 

@@ -128,6 +128,7 @@ def _statistics(inferred: Inferred, data: UserData, train_y: Array) -> dict[str,
     """
     if inferred.preprocessing.target.kind not in ("scalar", "dense"):
         return {}
+    # About 4096 evenly spaced samples.
     sample = train_y[:: max(1, len(train_y) // 4096)]
     if data.kind_hint == "table":
         mean, std = splits.statistics(sample, (0,))

@@ -137,6 +137,7 @@ def _split_at_random(
     test = rows[:0]
     if shares.test:
         train, test = _draw_share(train, labels, shares.test, drawer)
+    # The share of validation among the samples that are not in test.
     fraction = shares.validation / (1 - shares.test)
     train, validation = _draw_share(train, labels, fraction, drawer)
     return {"train": train, "validation": validation, "test": test}
@@ -195,6 +196,7 @@ def _split_by_group(
             f" found {len(values)}: {listed}"
         )
     sizes = np.bincount(numbers)
+    # Of several random divisions, the one with the fewest absent classes is taken.
     best: Array | None = None
     fewest = np.inf
     for attempt in range(_TRIES):
@@ -223,9 +225,10 @@ def _deal_groups(
     """
     num_test = shares.test * sizes.sum()
     num_validation = shares.validation * sizes.sum()
-    filled = np.cumsum(sizes[order]) - sizes[order] / 2
-    is_test = filled <= num_test
-    is_validation = ~is_test & (filled <= num_test + num_validation)
+    # A group goes to the split in whose share its middle sample falls.
+    middles = np.cumsum(sizes[order]) - sizes[order] / 2
+    is_test = middles <= num_test
+    is_validation = ~is_test & (middles <= num_test + num_validation)
     splits = np.full(len(sizes), _TRAIN)
     splits[order[is_test]] = _TEST
     splits[order[is_validation]] = _VALIDATION

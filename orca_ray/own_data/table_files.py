@@ -37,7 +37,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
         _GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it"
     )
     with cache.open_file(path) as stream:
-        start = stream.read(2**16)
+        start = stream.read(2**16)  # the header and the first rows
     encoding = encoding_of(start)
     separator, decimal_point = _csv_marks(path, start.decode(encoding, "replace"))
     expected = f"{path}: expected a table with columns separated by {quoted(separator)}"
@@ -87,6 +87,7 @@ def _csv_marks(path: Path, text: str) -> tuple[str, str]:
             f"{path}: expected the columns' names in line 1, found numbers; add a"
             " header line"
         )
+    # Numbers such as 1,5 need another separator than the comma.
     has_commas = separator == ";" and re.search(r"(^|;)-?\d+,\d+(;|\s)", rows)
     return separator, "," if has_commas else "."
 
@@ -218,8 +219,9 @@ def _check_unfolded(file: Path) -> None:
     """Raise UserError if compressed buffers of an Arrow stream declare too large sizes.
 
     pyarrow allocates the declared sizes. A record batch is a flatbuffer: field 2 lists
-    the buffers, and field 3 is present if they are compressed. A compressed buffer
-    begins with its uncompressed size.
+    the buffers, and field 3 is present if they are compressed. A dictionary's record
+    batch is field 1 of its header. The list of buffers is a count of 4 bytes, then 16
+    bytes for each buffer. A compressed buffer begins with its uncompressed size.
     """
     declared = 0
     for message in pa.ipc.MessageReader.open_stream(pa.memory_map(str(file))):
@@ -254,6 +256,7 @@ def _field(meta: bytes, table: int, number: int) -> int:
     Returns 0 if the field is absent.
     """
     offsets = table - _integer(meta, table, signed=True)
+    # Offsets of fields have 2 bytes each, and follow 4 bytes of sizes.
     start = 4 + 2 * number
     if start >= _integer(meta, offsets, size=2):
         return 0

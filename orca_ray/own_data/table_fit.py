@@ -187,7 +187,10 @@ def _read_numbers(
 def _read_text(
     name: str, values: "pd.Series[Any]", valid: "pd.Series[Any]", how: ColumnHow | None
 ) -> _Reading:
-    """Return how a column of text is read: as numbers, dates, categories, or not."""
+    """Return how a column of text is read: as numbers, dates or categories, or not.
+
+    The option ``how`` decides; if there is none, the values decide.
+    """
     if how == "date":
         return _date_reading(name, valid) or _Reading("date")
     numbers = _numbers_in_text(values, valid)
@@ -264,6 +267,7 @@ def _category_reading(valid: "pd.Series[Any]", numbers: _NumbersInText) -> _Read
     Text that differs in most rows is no input; such a column is left out.
     """
     num_values = valid.nunique()
+    # More than 20 values that occur less than twice on average are no categories.
     if num_values > 20 and num_values > 0.5 * len(valid):
         why = (
             f"{num_values} of its {len(valid)} values are different, as of names or"

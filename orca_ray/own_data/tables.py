@@ -162,7 +162,7 @@ def _encode_numbers(
     if column.missing:
         x_NW[:, 1] = missing
     scaled = (np.where(missing, column.fill, numbers) - column.mean) / column.std
-    x_NW[:, 0] = np.clip(scaled, -1e6, 1e6)
+    x_NW[:, 0] = np.clip(scaled, -1e6, 1e6)  # standard deviations
     if column.kind != "number" or not len(scaled):
         return
     if np.median(np.abs(scaled)) > STRONG_SHIFT:

@@ -86,6 +86,7 @@ class TargetCoding(BaseModel):
 
         Spaces around a name are ignored, unless another name differs only by them.
         """
+        # Exact names override stripped ones.
         number_of = {
             name.strip(): number for number, name in enumerate(self.label_names)
         }
@@ -324,17 +325,18 @@ def _guess_kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
             " class"
         )
     valid = y[np.isfinite(y)]
-    number = len(np.unique(valid))
-    most = min(MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(valid))))
-    if number <= most and (valid % 1 == 0).all():
-        return "classes", f"{number} different whole numbers"
-    return "scalar", f"{number} different numbers"
+    num_values = len(np.unique(valid))
+    most_classes = min(MOST_CLASSES, max(2, int(MOST_CLASS_SHARE * len(valid))))
+    if num_values <= most_classes and (valid % 1 == 0).all():
+        return "classes", f"{num_values} different whole numbers"
+    return "scalar", f"{num_values} different numbers"
 
 
 def _guess_kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
     """Return the kind of target that values [N, K] suggest, and why."""
     sample = y[:: max(1, len(y) // 10_000)]
     shape = getattr(data.x, "shape", ())
+    # Targets with as many values as an input has steps are series.
     is_series = len(shape) > 1 and y.shape[1:] == shape[-1:]
     if is_series or not np.isin(sample, (0, 1)).all():
         return "dense", f"{y.shape[1]} numbers a sample"
@@ -349,6 +351,7 @@ def _fit_classes(
     """Return the coding of the classes that have at least ``least`` samples.
 
     Samples of other classes are left out.
+
     ``columns``: names of the columns of classes that are given as [N, K].
     """
     one_hot: tuple[str, ...] = ()
