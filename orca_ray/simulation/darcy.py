@@ -11,7 +11,8 @@ from orca_ray.simulation import Array
 def solve_steady(permeability: Array, source: Array | float) -> Array:
     """Solve -div(a grad u) = source.
 
-    Return u [N, N] at the centres of the N x N cells of the unit square.
+    Return u [N, N] at the centres of the N x N cells of the unit square. At the edge of
+    the square, u is 0.
     ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number.
     The method is five-point finite volumes of second order.
     """
@@ -23,9 +24,11 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
     faces = []
     for axis in (0, 1):
         a, total = (np.moveaxis(array, axis, 0) for array in (permeability, diagonal))
+        # The permeability of a face is the harmonic mean of those of its two cells.
         through = 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
         total[1:] += through
         total[:-1] += through
+        # The edge, where u is 0, is only half a cell away from the centre of a cell.
         total[0] += 2 * a[0]
         total[-1] += 2 * a[-1]
         faces.append(-through)

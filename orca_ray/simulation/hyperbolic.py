@@ -78,6 +78,7 @@ def sweep_axis(
 
     The sweep is along x (``direction`` 0) or y (``direction`` 1).
     """
+    # `sweep` expects the momentum along its axis as the first momentum.
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)

@@ -145,8 +145,8 @@ def _burgers(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     initial = np.stack([_sines(rng, 5)(centres(0.0, 1.0, 4 * POINTS)) for rng in rngs])
     frames = evolve_spectral(
         initial,
-        lambda k: -0.01 * k**2,
-        lambda k: -0.5j * k,
+        linear=lambda k: -0.01 * k**2,
+        quadratic=lambda k: -0.5j * k,
         interval=0.5,
         num_frames=2,
         steps=200,
@@ -205,7 +205,7 @@ def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]
     initial = 0.5 * np.stack(
         [np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1
     )
-    return initial.swapaxes(0, 1), _react(initial, DIFFUSION, reaction, 3.0)[0]
+    return initial.swapaxes(0, 1), _react(initial, DIFFUSION, reaction, end=3.0)[0]
 
 
 def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
@@ -218,7 +218,13 @@ def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
         [1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs]
     )
     conserved = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
-    frames = evolve_water(conserved, 5.0 / SIDE, 0.6, 2, 2 * np.sqrt(1.5))
+    frames = evolve_water(
+        conserved,
+        cell=5.0 / SIDE,
+        interval=0.6,
+        num_frames=2,
+        top_speed=2 * np.sqrt(1.5),  # depths are at most 1.5
+    )
     return depth[:, None] - 1.25, frames[:, 1] - 1.25
 
 

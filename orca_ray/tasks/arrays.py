@@ -133,16 +133,16 @@ def pointwise_statistics(blocks: Iterable[Array]) -> Scale:
     squares = np.zeros(())
     for block in blocks:
         wide = block.astype(np.float64)
-        number = len(wide)
+        num_rows = len(wide)
         centre = wide.mean(axis=0)
         step = centre - mean
         squares = (
             squares
             + ((wide - centre) ** 2).sum(axis=0)
-            + step**2 * (count * number / (count + number))
+            + step**2 * (count * num_rows / (count + num_rows))
         )
-        count += number
-        mean = mean + step * (number / count)
+        count += num_rows
+        mean = mean + step * (num_rows / count)
     deviation: Array = np.sqrt(squares / (count - 1))
     return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
 

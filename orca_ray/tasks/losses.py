@@ -141,6 +141,11 @@ def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
 def _declared(
     name: str, *, function: str = "", make: str = "", **words: Any
 ) -> TrainingLoss:
+    """Return a training loss, given the names of its functions.
+
+    ``function`` names a loss that needs no training targets, ``make`` a `LossFactory`.
+    One of them is given. ``words`` are other fields of `TrainingLoss`.
+    """
     factory = (
         resolve_name(make)
         if make

@@ -111,6 +111,11 @@ def _errors(logits_NK: Array, y_N: Array) -> Array:
 
 
 def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
+    """Return 1 − AUROC.
+
+    For labels [N, K], the AUROC is the mean over labels. For more than two classes, it
+    is the mean over pairs of classes.
+    """
     if y.ndim == 2:
         return 1 - _mean_over_labels(area_under_roc, logits_NK, y)
     num_classes = logits_NK.shape[1]
@@ -175,6 +180,7 @@ def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
 
 
 def _relative_l2(predictions: Array, y: Array) -> Array:
+    """Return the relative error ‖ŷ − y‖₂ / ‖y‖₂ [N] of each sample, ŷ predicted."""
     predictions, y = _flat(predictions, y)
     norms_N = np.linalg.norm(y, axis=1)
     if not norms_N.all():

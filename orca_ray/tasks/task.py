@@ -417,6 +417,7 @@ class Task:
         self._check_finite(f"{split} inputs", x)
 
     def _check_target(self, split: str, y: Array | Rows, num_classes: int) -> None:
+        """Raise UserError unless the targets ``y`` of a split fit the declaration."""
         expected = () if self.target.kind == "classes" else self.target.output_shape
         if y.shape[1:] != expected:
             raise UserError(
@@ -439,6 +440,7 @@ class Task:
             self._check_every_class(y, num_classes)
 
     def _check_every_class(self, train_y: Array, num_classes: int) -> None:
+        """Raise UserError unless each class has a training sample."""
         if len(train_y) < num_classes:
             raise UserError(
                 f"{self.name}: {len(train_y)} training samples are fewer than its"
@@ -450,6 +452,10 @@ class Task:
             raise UserError(f"{self.name}: no training sample of class {names}")
 
     def _check_finite(self, what: str, values: Array | Rows) -> None:
+        """Raise UserError unless ``values`` are float32 and finite.
+
+        ``what`` names the values in the message.
+        """
         if values.dtype != np.float32:
             raise UserError(f"{self.name}: {what} must be float32, got {values.dtype}")
         parts: Mapping[str, Any] = {"": values}

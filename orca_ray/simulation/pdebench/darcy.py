@@ -64,6 +64,7 @@ def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Return permeabilities and solutions of random samples, one for each generator."""
     x = centres(0.0, 1.0, NUM_CELLS)
     permeabilities = [sample_permeability(rng, x) for rng in rngs]
     solutions = [

@@ -106,11 +106,12 @@ def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Solve Burgers' equation from random initial fields."""
     initial = np.stack([sample_waves(rng)(BURGERS.x) for rng in rngs])
     frames = evolve_spectral(
         initial,
-        lambda k: -BURGERS_NU / np.pi * k**2,
-        lambda k: -0.5j * k,
+        linear=lambda k: -BURGERS_NU / np.pi * k**2,
+        quadratic=lambda k: -0.5j * k,
         interval=BURGERS.interval,
         num_frames=BURGERS.num_frames,
         steps=BURGERS_STEPS,
@@ -119,11 +120,12 @@ def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
 
 
 def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Solve diffusion with logistic growth from random initial fields."""
     initial = np.stack([to_unit_range(sample_waves(rng)(GROWTH.x)) for rng in rngs])
     frames = evolve_spectral(
         initial,
-        lambda k: GROWTH_RHO - GROWTH_NU * k**2,
-        lambda k: -GROWTH_RHO,
+        linear=lambda k: GROWTH_RHO - GROWTH_NU * k**2,
+        quadratic=lambda k: -GROWTH_RHO,
         interval=GROWTH.interval,
         num_frames=GROWTH.num_frames,
         steps=GROWTH_STEPS,

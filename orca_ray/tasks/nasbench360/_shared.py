@@ -157,6 +157,10 @@ def locate_files(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:
 
 
 def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
+    """Return the folder of the listed files, and how many leading folders to drop.
+
+    They are those with which the first ``name`` of the list is found.
+    """
     parts = _parts(listing, 1, name)
     for first in range(len(parts)):
         for root in (raw, listing.parent):

@@ -42,6 +42,7 @@ _MOST_BYTES = 2**29
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of CIFAR-100, standardised by the statistics of each colour."""
     path = workspace.file(ARCHIVE)
     contents = _unpickled(path)
     train, test = (
@@ -54,6 +55,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _build_spherical(workspace: Workspace) -> Arrays:
+    """Return the arrays of Spherical CIFAR-100, CIFAR-100 projected onto a sphere."""
     path = workspace.file(SPHERICAL_FILE)
     with open_gzip(path) as stream:
         content = safe_pickle.load(cast(BinaryIO, stream), str(path))
@@ -71,6 +73,7 @@ def _scaled(images: Array) -> Array:
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
+    """Return the content of each file of `_PARTS` in CIFAR-100's archive."""
     with open_gzip(path) as stream:
         content = io.BytesIO(stream.read(_MOST_BYTES + 1))
     if content.getbuffer().nbytes > _MOST_BYTES:
@@ -94,6 +97,7 @@ def _part(
     members: Mapping[str, tarfile.TarInfo],
     part: str,
 ) -> Any:
+    """Return the content of the file ``part`` of CIFAR-100's archive."""
     name = f"cifar-100-python/{part}"
     if name not in members:
         raise UserError(

@@ -46,12 +46,16 @@ _BATCH = 256  # stamps: 34 MB
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task: stamps with added sky, and masks of cosmic rays.
+
+    Under ``held-out``, sky is added to training samples only.
+    """
     given = _stamps(workspace, "train")
     test = _stamps(workspace, "test")
     drawn = hold_out(workspace.raw / "cosmic", len(given), len(test), SPLIT_SEED)
     train, validation = ([given[i] for i in part] for part in drawn)
-    paper = workspace.protocol == PAPER
-    skies = _skies([*given, *test] if paper else given)
+    is_paper = workspace.protocol == PAPER
+    skies = _skies([*given, *test] if is_paper else given)
     arrays: dict[str, Array] = {}
     for number, (split, paths) in enumerate(
         zip(SPLITS, (train, validation, test), strict=True)
@@ -68,7 +72,7 @@ def _build(workspace: Workspace) -> Arrays:
         for part in workspace.batches(split, len(paths), _BATCH, x, y):
             for index in range(part.start, part.stop):
                 image, y[index] = _sample(Path(paths[index]))
-                sky = skies[paths[index]] if paper or split == "train" else 0.0
+                sky = skies[paths[index]] if is_paper or split == "train" else 0.0
                 x[index, 0] = image + factors[index] * sky
     return arrays
 
@@ -81,6 +85,7 @@ def _stamps(workspace: Workspace, split: str) -> list[str]:
 
 
 def _names(listing: Path) -> list[str]:
+    """Return the paths of stamps that are stored in the file ``listing``."""
     listed = read_npy(listing, ndim=1, kind="UO", pickled=True)
     # numpy accepts characters beyond Unicode, which Python cannot read.
     if listed.dtype.kind == "U":
@@ -101,6 +106,7 @@ def _names(listing: Path) -> list[str]:
 
 
 def _galaxies(tree: Path) -> list[str]:
+    """Return the sorted paths of the stamps of galaxy fields below ``tree``."""
     stamps = []
     for path in sorted(map(str, tree.glob("f435w/*/*/*.npy"))):
         proposal, visit, name = Path(path).parts[-3:]

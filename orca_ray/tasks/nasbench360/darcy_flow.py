@@ -34,6 +34,11 @@ _FEWEST = 3  # samples: two for a deviation, one for validation
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task.
+
+    The last tenth of the training file is for validation. Under ``paper``, statistics
+    include these samples.
+    """
     x, y = _fields(workspace, TRAIN_FILE, sum(NUM_SAMPLES[:2]))
     x_test, y_test = _fields(workspace, TEST_FILE, NUM_SAMPLES[2])
     num_train = len(x) - max(1, len(x) // 10)
@@ -80,6 +85,7 @@ def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
 
 
 def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Array:
+    """Return at most ``most`` fields [N, 85, 85] of a file: every `STEP`-th point."""
     source = read_mat(path, field)
     shape = tuple(source.shape)
     if len(shape) != 3 or shape[0] < _FEWEST or shape[1:] != (RESOLUTION, RESOLUTION):

@@ -25,6 +25,7 @@ ORCA's code trains on train and val together.
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task; the file has all three splits."""
     path = workspace.file(FILE)
     content = Npz(
         path, [f"{axis}_{name}" for name in _MEMBERS.values() for axis in "xy"]

@@ -40,6 +40,7 @@ _FEWEST = 10
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task: windows of records, and classes of the records."""
     path = workspace.file(FILE)
     records, labels = _records(path)
     log_fewer(path, len(records), NUM_RECORDS)
@@ -63,6 +64,10 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
+    """Return the indices of the records of each split.
+
+    Windows of one record are all in one split.
+    """
     from sklearn.model_selection import train_test_split
 
     def divide(indices: Indices, share: float) -> list[Indices]:
@@ -70,8 +75,8 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
     everything = np.arange(num_records)
     if protocol == PAPER:
-        known, test = divide(everything, 0.1)
-        train, validation = divide(known, 1 / 9)
+        others, test = divide(everything, 0.1)
+        train, validation = divide(others, 1 / 9)  # a tenth of all records
     else:
         train, held_out = divide(everything, 0.2)
         validation, test = divide(held_out, 0.5)
@@ -109,6 +114,10 @@ def _windows(record: Array, stride: int) -> Array:
 
 
 def _records(path: Path) -> tuple[list[Array], Array]:
+    """Return the records of a file, and their classes [N].
+
+    Raises UserError if the file is invalid.
+    """
     data, label = get_entries(path, safe_pickle.load(path, str(path)), "data", "label")
     records = _listed(path, "data", data)
     letters = _listed(path, "label", label)

@@ -76,6 +76,11 @@ random background recording.
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task.
+
+    Under ``paper``, a tenth of the training clips is for validation, instead of the
+    published validation clips.
+    """
     numbers = _label_numbers(workspace.file("chunks/lbl_map.json"))
     paper = workspace.protocol == PAPER
     # All CSV files are read first, so that an invalid one is found before hours of
@@ -102,6 +107,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _label_numbers(path: Path) -> dict[str, int]:
+    """Return the number of each label; UserError if the file is invalid."""
     numbers = read_json(path)
     whole_numbers = [number for number in numbers.values() if type(number) is int]
     if sorted(whole_numbers) != list(range(NUM_LABELS)):
@@ -113,6 +119,10 @@ def _label_numbers(path: Path) -> dict[str, int]:
 
 
 def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks:
+    """Return the chunks of clips that the file ``NAME.csv`` lists, and their labels.
+
+    ``numbers`` are the numbers of labels.
+    """
     listing = workspace.file(f"chunks/{name}.csv")
     columns = read_csv(listing, ("files", "labels", "ext"))
     paths = locate_files(workspace.raw, listing, columns["files"])
@@ -130,6 +140,7 @@ def _chunks(workspace: Workspace, name: str, numbers: dict[str, int]) -> _Chunks
 
 
 def _backgrounds(folder: Path) -> Backgrounds:
+    """Return a function that draws the spectrogram of a random file of ``folder``."""
     paths = sorted(str(path) for path in folder.glob("*.wav"))
     if not paths:
         raise UserError(
@@ -174,6 +185,10 @@ def _random_chunks(chunks: _Chunks) -> Array:
 
 
 def _whole_clips(workspace: Workspace, split: str, chunks: _Chunks) -> dict[str, Array]:
+    """Return the arrays of a split with all chunks of its clips.
+
+    Chunks of one clip have the same number in the array ``SPLIT_group``.
+    """
     rows = stack_rows(
         lambda index: append_frame(middle_second(spectrogram(chunks.paths[index])))
     )

@@ -25,6 +25,7 @@ ORCA's code trains on train and val together, as the protocol ``paper`` does.
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task; there are files for all three splits."""
     parts = []
     for name in _FILES:
         x = _windows(workspace.file(f"ninaPro/ninapro_{name}.npy"))

@@ -146,6 +146,11 @@ def _window(length: int, share: float) -> tuple[slice, slice]:
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task.
+
+    Under ``paper``, validation proteins are drawn from DeepCov. Otherwise, half of
+    PSICOV's proteins are for validation.
+    """
     deepcov = _names(workspace, "deepcov")
     psicov = _names(workspace, "psicov")
     half = len(psicov) // 2
@@ -166,6 +171,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 
 def _names(workspace: Workspace, folder: str) -> list[str]:
+    """Return the names of the proteins that the list of ``folder`` contains."""
     path = workspace.file(f"protein/{folder}.lst")
     names = [line.split()[0] for line in read_lines(path)]
     if len(names) < 2:

@@ -120,6 +120,7 @@ def read_description(path: Path, dataset_id: int) -> Description:
 
 
 def _fields(path: Path) -> Mapping[str, Any]:
+    """Return the fields of the description in the file ``path``."""
     try:
         content = read_json(path)
     except UserError as error:
@@ -137,6 +138,10 @@ def _fields(path: Path) -> Mapping[str, Any]:
 
 
 def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
+    """Return the text in the field ``name`` of a description.
+
+    Raises UserError unless it matches the regular expression ``allowed``.
+    """
     value = fields.get(name)
     # The server sends ids as text, but may send numbers.
     text = quoted(value) if isinstance(value, int) else value
@@ -266,6 +271,7 @@ def _reason(error: Exception) -> str:
 def _column(
     path: Path, attribute: Attribute, values: list[Any]
 ) -> "pd.Categorical | Array":
+    """Return the values of one column: categories, or numbers as float64."""
     import pandas as pd
 
     name, kind = attribute

@@ -126,12 +126,19 @@ def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
     counts = np.bincount(labels)
     test = _shares(counts)
     validation = _shares(counts - test)
-    part = np.zeros(len(labels), dtype=np.int8)
+    train_part = 0
+    validation_part = 1
+    test_part = 2
+    part = np.full(len(labels), train_part, dtype=np.int8)
     for k in range(len(counts)):
         members = order[labels[order] == k]
-        part[members[: test[k]]] = 2
-        part[members[test[k] : test[k] + validation[k]]] = 1
-    return order[part[order] == 0], order[part[order] == 1], order[part[order] == 2]
+        part[members[: test[k]]] = test_part
+        part[members[test[k] : test[k] + validation[k]]] = validation_part
+    train_indices, validation_indices, test_indices = (
+        order[part[order] == number]
+        for number in (train_part, validation_part, test_part)
+    )
+    return train_indices, validation_indices, test_indices
 
 
 def _shares(counts: Array) -> npt.NDArray[np.int64]:
@@ -139,7 +146,7 @@ def _shares(counts: Array) -> npt.NDArray[np.int64]:
 
     Largest remainders round up.
     """
-    size = -(-int(counts.sum()) // 10)
+    size = -(-int(counts.sum()) // 10)  # a tenth, rounded up
     exact = counts * size / counts.sum()
     shares: npt.NDArray[np.int64] = np.maximum(np.floor(exact), 1).astype(np.int64)
     spare = max(0, size - int(shares.sum()))
@@ -276,6 +283,7 @@ def _standardised(
 
 
 def _task(dataset_id: int) -> Task:
+    """Return the task of a data set that `TABLES` declares."""
     declared = TABLES[dataset_id]
     return Task(
         name=f"openml/{dataset_id}",

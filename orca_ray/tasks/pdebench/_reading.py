@@ -113,6 +113,11 @@ class Simulations(ABC):
                 yield self.read(part, frame)[is_chosen[part]]
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
+        """Return the data set ``name`` of the file.
+
+        Raises UserError unless it has the shape ``expected``, in which None stands for
+        any length.
+        """
         with self._damage(name):
             dataset = self._file.get(name)
         # It is missing, a group, or an empty data set.
@@ -142,6 +147,7 @@ class Simulations(ABC):
 
     @contextlib.contextmanager
     def _damage(self, name: str) -> Iterator[None]:
+        """Convert errors of HDF5 in the block to `UserError`."""
         try:
             yield
         # h5py raises them for a truncated or damaged chunk.
@@ -371,6 +377,7 @@ def build(workspace: Workspace, samples: Simulations) -> Arrays:
 
 
 def _check_counts(samples: Simulations) -> None:
+    """Raise UserError for too few or too many simulations, or too few frames."""
     path = samples.path
     if samples.num_samples < 10:
         raise UserError(

@@ -66,6 +66,10 @@ def _tasks(name: str) -> tuple[Task, Task]:
 
 
 def _task(benchmark: str, problem: str, **declared: Any) -> Task:
+    """Return the task of a problem; ``declared`` are other fields of the task.
+
+    ``benchmark`` says whether the file is published or generated.
+    """
     name = f"{benchmark}/{problem}"
     reading = READINGS[problem]
 

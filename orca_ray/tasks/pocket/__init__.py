@@ -117,6 +117,7 @@ def parse_series(text: str, length: int) -> tuple[Array, list[str]]:
 
 
 def _darcy16(sizes: Sizes) -> Arrays:
+    """Return the arrays of Darcy flow on a grid of 16 x 16 points."""
     given = _operator_tensors("darcy_train_16.pt")
     held_out = _operator_tensors("darcy_test_16.pt")
     x = given["x"][:, None].astype(np.float32)
@@ -130,10 +131,10 @@ def _darcy16(sizes: Sizes) -> Arrays:
 
 
 def _burgers16(sizes: Sizes) -> Arrays:
+    """Return the arrays of Burgers' equation, from the initial to the final field."""
     tensors = _operator_tensors("burgers_lowres.pt")
-    # [N, 17 times, 16 points]
     x = tensors["input"][:, None].astype(np.float32)
-    trajectories = tensors["output"]
+    trajectories = tensors["output"]  # [N, 17 times, 16 points]
     parts = arrays.by_index(
         x, trajectories[:, -1], splits.split(len(x), sizes, SPLIT_SEED)
     )
@@ -163,6 +164,11 @@ def _task(
     arguments: Any = None,
     **declared: Any,
 ) -> Task:
+    """Return a task from its declaration.
+
+    ``build`` names the function of its arrays, which gets ``num_samples`` and
+    ``arguments``. ``packages`` are names of `PACKAGES`.
+    """
     task = declared_task(
         f"pocket/{name}",
         lambda _: resolve_name(build)(num_samples, **arguments or {}),
