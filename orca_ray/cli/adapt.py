@@ -172,7 +172,8 @@ class AdaptOptions:
         values["target"] = split_names("--target", self.target)
         values["inputs"] = split_names("--inputs", self.inputs)
         values["columns"] = dict(map(_pair, self.columns or ())) or None
-        values["mask"] = self.mask or None
+        values["mask"] = self.mask or None  # None: a task file may still set it
+        # None: the option was not given.
         given_values = {
             name: value for name, value in values.items() if value is not None
         }
@@ -263,7 +264,11 @@ def _finding_rows(inferred: "Inferred") -> list[tuple[str, str, str, str]]:
 def _run(
     sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path
 ) -> None:
-    """Run the sweep, write model and page to ``out``, and print the report."""
+    """Run the sweep, write the model and its page, and print the report.
+
+    ``out`` is the folder of the model; the page is ``out`` with the suffix ``.html``.
+    With ``--dry-run``, only the methods are printed.
+    """
     from orca_ray.adaptation.page import adaptation_page
     from orca_ray.cli.sweep_progress import SweepProgress
 

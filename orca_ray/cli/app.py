@@ -58,6 +58,7 @@ app = typer.Typer(
 
 
 def _show_version(value: bool) -> None:
+    """Print the version and end the command if ``--version`` is given."""
     if value:
         typer.echo(f"orca-ray {__version__}")
         raise typer.Exit
@@ -154,6 +155,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _fail_by(error: Exception) -> int:
     """Print the message for an error that ended the command; return the exit code."""
+    # A usage error of the parser, such as a misspelt option.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         usage = _usage_message(error)
         return fail(usage, USER_ERROR) if usage else USER_ERROR

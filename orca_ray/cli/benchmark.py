@@ -76,7 +76,8 @@ def run(
 def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     """Run the sweep, or print its plan with ``--dry-run``.
 
-    Exits with a code for an interruption or failed trials.
+    ``source`` is the benchmark or file that describes the sweep. Exits with a code for
+    an interruption or failed trials.
     """
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
@@ -189,7 +190,10 @@ def _has_display() -> bool:
 def _print_summary(
     summary: "Summary", spec: "SweepSpec", source: str, uri: str
 ) -> None:
-    """Print how a sweep ended, its notes and models, and the command for its board."""
+    """Print how a sweep ended, its notes and models, and the command for its board.
+
+    ``source`` is the benchmark or file that describes the sweep, ``uri`` the store.
+    """
     results = "" if uri == "results" else f" --results {shlex.quote(public_uri(uri))}"
     say(f"{summary.sweep}: {_ending(summary)}")
     if summary.reused:
@@ -254,9 +258,9 @@ def _board_command(spec: "SweepSpec", source: str) -> str:
 
 
 def _print_failures(summary: "Summary") -> None:
-    """Print failed trials, and pairs without a test score, to stderr.
+    """Print failed trials with the reason, and nodes that get no trials, to stderr.
 
-    The pairs are (task, method); failed trials are printed with the reason.
+    Each (task, method) without a test score is printed, too.
     """
     for record in summary.failed:
         note(
@@ -403,18 +407,23 @@ def _cost_cells(cost: "TaskCost", hours: Sequence[float | None]) -> tuple[object
         cost.task.partition("/")[2],
         cost.trials,
         cost.epochs,
-        *(_rounded(value, 0.01) for value in hours),
-        _gigabytes(cost.raw_bytes or None),
+        *(_rounded(value, least=0.01) for value in hours),
+        _gigabytes(cost.raw_bytes or None),  # 0 bytes: unknown
         _gigabytes(cost.prepared_bytes),
         cost.state,
     )
 
 
 def _print_total(kind: str, device: str, hours: list[float | None]) -> None:
-    """Print the sum of the known hours on a kind of device, if there are any."""
+    """Print the sum of the known hours on a kind of device, if there are any.
+
+    ``hours`` are those of each task; None if unknown. ``device`` describes the device
+    that they are estimated for; "" if there is none.
+    """
     known_hours = [value for value in hours if value is not None]
     if device and known_hours:
-        say(f"total {_rounded(sum(known_hours), 0.01)} {kind} h: {device}")
+        total = _rounded(sum(known_hours), least=0.01)
+        say(f"total {total} {kind} h: {device}")
 
 
 def _data_commands(costs: "list[TaskCost]") -> list[str]:
@@ -426,18 +435,19 @@ def _data_commands(costs: "list[TaskCost]") -> list[str]:
 
     tasks: dict[str, list[str]] = {}
     for cost in costs:
-        pattern = (cost.command or "").replace(cost.task, "{}")
+        pattern = (cost.command or "").replace(cost.task, "{}")  # without the task
         tasks.setdefault(pattern, []).append(cost.task)
     commands = []
     for pattern, names in tasks.items():
         benchmark = names[0].partition("/")[0]
+        # The name of a benchmark stands for all of its tasks.
         is_complete = len(names) == len(get_benchmark(benchmark))
         commands.append(pattern.format(benchmark if is_complete else " ".join(names)))
     return commands
 
 
 def _gigabytes(num_bytes: int | None) -> str:
-    return _rounded(None if num_bytes is None else num_bytes / 1e9, 0.001)
+    return _rounded(None if num_bytes is None else num_bytes / 1e9, least=0.001)
 
 
 def _rounded(value: float | None, least: float) -> str:

@@ -92,7 +92,7 @@ def check_page(path: Path, option: str) -> None:
     if not path.is_file():
         return
     with path.open("rb") as file:
-        head = file.read(1000)
+        head = file.read(1000)  # the title is at the beginning
     if not head.startswith(b"<!doctype html>") or not _PAGE_TITLE.search(head):
         raise UserError(
             f"{path}, where the page is written, has other content: move it, or give"
@@ -200,7 +200,7 @@ def _unseen(
     order = get_args(Seen)
     too_seen = set()
     for (task, _), cell in chosen_board.cells.items():
-        if not cell.score.n:
+        if not cell.score.n:  # without a score, the cell is in no statistic
             continue
         if order.index(_facts(cell)["seen"]) > order.index(seen):
             too_seen.add(task)
@@ -221,6 +221,7 @@ def _facts(cell: "BoardCell") -> dict[str, str]:
     from orca_ray.methods.registry import all_methods
     from orca_ray.models.names import listed_body, pretraining_saw
 
+    # On a board, the name of a method may be "method (body)".
     recipe = all_methods().get(cell.method.partition(" (")[0])
     body = cell.provenance.body
     links = recipe.links if recipe else {}
@@ -283,6 +284,8 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
         return None
     budget = options.budget
     if not budget:
+        # A sweep is named FILE/BUDGET or FILE/BUDGET-VARIANT. A budget's name may
+        # itself have hyphens, so the longest one that fits is taken.
         named_budgets = [
             budget_name
             for budget_name in file.budgets
@@ -317,9 +320,10 @@ def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
 
 
 def known_versions() -> "Known":
-    """Return tasks and metrics that a row of scores may name, with current versions.
+    """Return the tasks and metrics that submitted scores may name.
 
-    The version of a task's data is their fingerprint; "" if the task pins none.
+    The result has the current version of each metric, and of the data of each task. The
+    version of data is their fingerprint; "" if the task declares none.
     """
     from orca_ray.results.submissions import Known
     from orca_ray.tasks.metrics import all_metrics
@@ -349,7 +353,8 @@ def _size(num_samples: tuple[int, int, int] | None) -> str:
     """
     if not num_samples:
         return ""
-    num_digits = max(2, len(str(num_samples[0] - 1)))
+    num_train = num_samples[0]
+    num_digits = max(2, len(str(num_train - 1)))  # 2: the smallest decade ends at 100
     most = 10**num_digits
     least = most // 10 + 1 if most > 100 else 1
     return f"{least} to {most}"

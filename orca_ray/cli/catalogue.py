@@ -41,6 +41,7 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
 
 
 def _task_json(task: "Task") -> dict[str, Any]:
+    """Return what ``orca-sweep tasks --json`` prints about a task."""
     names = (
         "name",
         "benchmark",

@@ -103,7 +103,10 @@ def _fetch_bodies(tasks: "list[Task]", *, quiet: bool) -> None:
 
 
 def _note_terms(tasks: "list[Task]") -> None:
-    """Print the terms of the data, once for all tasks that have the same."""
+    """Print licence and terms of the data of tasks.
+
+    Tasks with the same licence and terms share a line.
+    """
     task_names: dict[str, list[str]] = {}
     for task in tasks:
         if task.terms:
@@ -216,6 +219,7 @@ def _run_for_all(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
         num_failed = sum(map(len, failed.values()))
         lines = [f"{num_failed} of {len(tasks)} tasks failed:"]
         for text, names in failed.items():
+            # Most messages name their task.
             lines.append(text if names[0] in text else f"{', '.join(names)}: {text}")
         raise UserError("\n".join(lines))
 

@@ -193,6 +193,7 @@ def _times() -> str:
 
 
 def _versions() -> Iterator[Finding]:
+    """Yield the versions of Python and of `PACKAGES`, and which of them are missing."""
     yield Finding("versions", "orca-ray", code_version())
     yield Finding("versions", "python", platform.python_version())
     missing = []
@@ -203,13 +204,14 @@ def _versions() -> Iterator[Finding]:
             missing.append(name)
     if missing:
         works = "leaderboards"
-        if {*missing} <= {"ray", "optuna"}:
+        if {*missing} <= {"ray", "optuna"}:  # packages that only sweeps use
             works = "leaderboards and models"
         advice = f"{works} work, sweeps do not: pip install 'orca-ray[sweep]'"
         yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
 
 
 def _plug_ins() -> Iterator[Finding]:
+    """Yield the plug-ins of all kinds; a plug-in that cannot be loaded is a note."""
     for kind in GROUPS:
         for plug_in in plug_ins(kind):
             item = f"{plug_in.kind} {plug_in.name}"
@@ -221,6 +223,7 @@ def _plug_ins() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    """Yield the CPUs, memory and GPUs of this machine."""
     yield Finding(
         "devices", "CPUs", f"{os.cpu_count()}, usable by this process: {allowed_cpus()}"
     )
@@ -244,6 +247,10 @@ def _devices() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
+    """Yield the cache directory, and the size of each folder in it.
+
+    A cache directory that cannot be written is a problem.
+    """
     root = home()
     if _is_writable(root):
         source = "default; set ORCA_RAY_HOME to change it"
@@ -276,6 +283,7 @@ def _is_writable(path: Path) -> bool:
 
 
 def _folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder and its subfolders."""
     total = 0
     for directory, _, files in os.walk(folder):
         for name in files:
@@ -285,6 +293,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def _results(uri: str) -> Finding:
+    """Return whether there is a results store at ``uri``, or one can be created."""
     try:
         store = existing_store(uri)
     except UserError as error:
@@ -298,6 +307,7 @@ def _results(uri: str) -> Finding:
 
 
 def _disk(results: str) -> Iterator[Finding]:
+    """Yield the free space for the cache, temporary files and the store ``results``."""
     directories = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
     if "://" not in results:
         directories["results"] = Path(results).absolute()
@@ -313,7 +323,10 @@ def _disk(results: str) -> Iterator[Finding]:
 
 
 def _cluster(option: str | None) -> Finding:
-    """Return what the cluster at the address ``option``, or RAY_ADDRESS, has."""
+    """Return the resources of the Ray cluster, or why it cannot be used.
+
+    The address is ``option`` or, if that is None, the variable RAY_ADDRESS.
+    """
     address = option or os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding("cluster", "address", "none: a sweep starts Ray on this machine")
@@ -351,6 +364,7 @@ def _cluster(option: str | None) -> Finding:
 
 
 def _token() -> Finding:
+    """Return how Ray authenticates clients, and where its token is."""
     mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
     if mode == "disabled":
         advice = "anyone who reaches a port can run code"

@@ -70,7 +70,11 @@ def site(
 
 
 def file_names(benchmarks: Sequence[str]) -> list[str]:
-    """Return a distinct, portable file name for the page of each benchmark."""
+    """Return a file name for the page of each benchmark.
+
+    The names are distinct, and allowed on every file system. ``index.html`` is left
+    free for the index of the site.
+    """
     names: list[str] = []
     for benchmark in benchmarks:
         stem = re.sub(r"[^a-z0-9-]+", "_", benchmark.lower())[:60] or "_"
@@ -155,9 +159,10 @@ def leaderboard(
 
 
 def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
-    """Write a page, and open it in the browser.
+    """Write the page of a board, and open it in the browser with ``--open``.
 
-    With --watch, write it again while it changes, until Ctrl-C.
+    With ``--watch``, write it again while it changes, until Ctrl-C. Raises UserError if
+    ``form`` is another format than ``html``.
     """
     if form != "html":
         raise UserError(
@@ -184,6 +189,7 @@ def show_page(name: str, options: LeaderboardOptions, form: str) -> None:
                 text = new_text
                 write_text(path, text)
     except KeyboardInterrupt:
+        # The last page does not reload itself.
         write_text(path, _page(name, options, form, refresh=False))
 
 
@@ -206,7 +212,11 @@ def _page(name: str, options: BoardOptions, form: str, *, refresh: bool) -> str:
 
 
 def _format(options: LeaderboardOptions) -> str:
-    """Return the format that the options name, directly or by the name of the file."""
+    """Return the name of the format in which the options ask for a board.
+
+    ``--json`` and ``--format`` give it directly. Otherwise it is ``html`` for a page to
+    open or watch, that of the suffix of ``--out``, or ``table``.
+    """
     from orca_ray.leaderboard import all_formats
 
     if options.json:
@@ -227,7 +237,10 @@ def _format(options: LeaderboardOptions) -> str:
 
 
 def _file_content(report: "BoardReport", form: str) -> bytes:
-    """Return the content of a file with a board: text ends with a line break."""
+    """Return the content of a file with a board in the format ``form``.
+
+    Text ends with a line break. A lone surrogate, which UTF-8 lacks, is escaped.
+    """
     from orca_ray.leaderboard import render
 
     content = render(report, form)
@@ -249,7 +262,7 @@ def _print(report: "BoardReport", form: str) -> None:
         from orca_ray.leaderboard.formats.table import renderables
 
         screen = console()
-        unicode = screen.encoding.startswith("utf")
+        unicode = screen.encoding.startswith("utf")  # curves are drawn by characters
         screen.print(*renderables(report, screen.width, curves=unicode), sep="\n")
     else:
         from orca_ray.leaderboard import render
@@ -268,9 +281,10 @@ def _stem(name: str) -> str:
 
 
 def _check(name: str, options: LeaderboardOptions, directory: Path) -> None:
-    """Compare the board with its files in a directory.
+    """Compare the board ``name`` with the files in a directory that hold it.
 
-    Exit with `OUT_OF_DATE` if one of the files differs.
+    The files have the board's name and the suffix of a format. Exit with `OUT_OF_DATE`
+    if one of them differs, and raise UserError if there is none.
     """
     from orca_ray.leaderboard import all_formats
 

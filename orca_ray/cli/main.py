@@ -63,7 +63,7 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # a terminal that lacks a character gets its code
             stream.reconfigure(errors="backslashreplace")
-    # tables of a width with five digits would not fit the memory
+    # Tables of a width with five digits would not fit the memory.
     if len(os.environ.get("COLUMNS", "")) > 4:
         del os.environ["COLUMNS"]
     # Arrow's default allocator keeps freed memory: a board of a million records takes

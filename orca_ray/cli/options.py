@@ -85,14 +85,16 @@ def takes(
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
-        argument = next(iter(inspect.signature(command).parameters.values()))
+        first_parameter = next(iter(inspect.signature(command).parameters.values()))
 
         def call(**values: Any) -> None:
-            command(values.pop(argument.name), kind(**values))
+            command(values.pop(first_parameter.name), kind(**values))
 
         options = inspect.signature(kind).parameters.values()
+        # Typer reads the signature, the name and the docstring of the function.
+        argument = first_parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [argument.replace(kind=argument.KEYWORD_ONLY), *options]
+            [argument, *options]
         )
         call.__name__ = command.__name__
         call.__doc__ = command.__doc__
@@ -110,6 +112,7 @@ def directory_option(name: str, help: str) -> Any:
 
 
 def _directory(text: str) -> Path:
+    """Return the value of a `directory_option`; BadParameter if it is none."""
     if not text:
         raise BadParameter("it names no directory; give one, or leave the option out")
     try:
@@ -216,6 +219,7 @@ def _address(text: str | None) -> str | None:
     if text in (None, "auto", "local"):
         return text
     host, _, port = text.rpartition(":")
+    # Six digits suffice to see that a number is too large.
     is_port = port.isdecimal() and 0 < int(port[:6]) < 65536
     if not host or not is_port:
         raise BadParameter(
@@ -225,7 +229,10 @@ def _address(text: str | None) -> str | None:
 
 
 def _gpus(text: str | None) -> str | None:
-    """Return the GPUs of a trial; BadParameter if they are no part of one GPU."""
+    """Return the number of GPUs of a trial as it was given: a number, "auto" or None.
+
+    Raises BadParameter unless the number is above 0 and at most 1.
+    """
     if text in (None, "auto"):
         return text
     try:

@@ -300,22 +300,22 @@ class DataProgress(logging.Handler):
         if done >= total:
             self._finish(work)
 
-    def _note_seldom(self, line: str, work: str) -> None:
+    def _note_seldom(self, line: str, what: str) -> None:
         """Print a line with progress, unless one was printed shortly before.
 
-        ``work`` is the beginning of the line, which names the piece of work. The first
+        ``what`` is the beginning of the line, which names the piece of work. The first
         line about a piece of work is not printed.
         """
         now = time.monotonic()
-        last_time = self._printed.setdefault(work, now)
+        last_time = self._printed.setdefault(what, now)
         if now - last_time >= _SECONDS_BETWEEN_LINES:
-            self._printed[work] = now
+            self._printed[what] = now
             note(line)
 
-    def _finish(self, work: str) -> None:
-        """Remove the bar of a piece of work that has ended."""
-        if self._bars is not None and work in self._tasks:
-            self._bars.remove_task(self._tasks.pop(work))
+    def _finish(self, what: str) -> None:
+        """Remove the bar of the piece of work ``what``, if it has one."""
+        if self._bars is not None and what in self._tasks:
+            self._bars.remove_task(self._tasks.pop(what))
 
 
 MAX_BYTES = 2**20

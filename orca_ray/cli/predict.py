@@ -212,7 +212,7 @@ def _serve(
     predictor = Predictor.load(model, device)
     app = Application(predictor, Limits(**limits), token)
     host, port = listener.getsockname()[:2]
-    if ":" in host:
+    if ":" in host:  # an IPv6 address
         host = f"[{host}]"
     url = f"http://{host}:{port}"
     say(
@@ -251,10 +251,10 @@ def read_token(path: Path | None) -> str | None:
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Return a listening socket.
+    """Return a socket that listens on ``host`` and ``port``.
 
-    Raises UserError for a taken port, or if other machines reach ``host`` and ``token``
-    is None.
+    Raises UserError if the port is taken, or if ``token`` is None and other machines
+    can reach ``host``.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(

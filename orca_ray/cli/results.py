@@ -161,7 +161,7 @@ def _submitted_scores(board: "Board", source: str) -> "Iterator[SubmittedScore]"
             float(score),
             int(seed),
             source,
-            None,
+            None,  # no standard deviation: the score is that of one seed
             info.metric_version,
             info.data_fingerprint,
         )
@@ -215,6 +215,7 @@ def reproduce(
 
 
 def _comparison_json(comparison: "Comparison") -> dict[str, object]:
+    """Return what `reproduce` prints with ``--json``."""
     record = comparison.record
     return {
         "trial_key": record.trial_key,
@@ -235,10 +236,13 @@ def _comparison_json(comparison: "Comparison") -> dict[str, object]:
 
 
 def _print(comparison: "Comparison") -> None:
-    """Print the two scores, the verdict and what differs."""
+    """Print the score in the record and the new one, whether they agree, and by which
+    rule, and how the versions and the hardware of the two runs differ.
+    """
     record = comparison.record
     new_record = comparison.again
     old_score, new_score = comparison.scores
+    # Only confirm trials have a test score.
     split = "validation" if record.test_score is None else "test"
     verdict = "agrees" if comparison.agrees else "differs"
     if comparison.agrees and old_score == new_score:

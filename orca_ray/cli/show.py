@@ -78,6 +78,7 @@ def _data_state(task: "Task") -> dict[str, Any]:
     return {
         "name": task.name,
         "files": len(present),
+        # A file of unknown size has 0 bytes.
         "bytes": sum(sizes) if all(sizes) else None,
         "fetched": sum(present),
         "prepared": prepared,
@@ -198,6 +199,11 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
 
 
 def _prepared_facts(task: "Task", data: "PreparedData") -> dict[str, Any]:
+    """Return the part of `_facts` about prepared data.
+
+    For each split, it has the range of the inputs, and the number of samples of each
+    class or label, or the range of other targets.
+    """
     import numpy as np
 
     splits = {}
@@ -232,8 +238,8 @@ def _value_range(rows: "Rows") -> dict[str, Any]:
     num_values = int(np.prod(rows.shape[1:], dtype=np.int64))
     row_bytes = max(1, num_values * rows.dtype.itemsize)
     num_rows = min(len(rows), max(1, MAX_BYTES // row_bytes))
-    numbers = np.linspace(0, len(rows) - 1, num_rows).astype(np.int64)
-    values = rows[numbers].astype(np.float64)
+    indices = np.linspace(0, len(rows) - 1, num_rows).astype(np.int64)
+    values = rows[indices].astype(np.float64)
     statistics = {
         name: float(f"{getattr(values, name)():.6g}")
         for name in ("min", "max", "mean", "std")
@@ -285,6 +291,7 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
     for name, split in prepared["splits"].items():
         for array in sorted({"x", "y"} & set(split)):
             measured = split[array]
+            # The first axis is that of the samples.
             shape = "×".join(map(str, measured["shape"][1:])) or "1"
             values = [f"{measured[statistic]:.4g}" for statistic in statistics]
             rows.append(
@@ -302,7 +309,11 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
 
 
 def _print_counts(counts: dict[str, list[int]]) -> None:
-    """Print the number of samples of each class by split, or the extremes if many."""
+    """Print the number of samples of each class, for each split.
+
+    For more than `MAX_CLASSES` classes, print only the smallest, the median and the
+    largest number.
+    """
     num_classes = len(next(iter(counts.values())))
     if num_classes <= MAX_CLASSES:
         by_class = zip(*counts.values(), strict=True)

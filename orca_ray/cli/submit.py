@@ -137,7 +137,11 @@ def _check_command(context: Context, command: Sequence[str]) -> None:
 
 
 def _environment(options: Sequence[str]) -> dict[str, str]:
-    """Return the job's environment variables; UserError for one that is not set."""
+    """Return the job's environment variables, from the values of ``--env``.
+
+    `RESULTS_VARIABLE` is added if it is set here. Raises UserError for a variable that
+    is given without a value and not set here.
+    """
     environment = {}
     if os.environ.get(RESULTS_VARIABLE):
         environment[RESULTS_VARIABLE] = os.environ[RESULTS_VARIABLE]
@@ -166,7 +170,11 @@ def _use_token(path: Path | None) -> None:
 
 
 def check_size(directory: Path, files: Sequence[Path], limit: int) -> None:
-    """Warn if files exceed `WARN_BYTES`; raise UserError from ``limit`` bytes on."""
+    """Check the total size of ``files``, whose paths are relative to ``directory``.
+
+    Print a warning if it exceeds `WARN_BYTES`; raise UserError if it is ``limit`` bytes
+    or more.
+    """
     sizes = {file: (directory / file).stat().st_size for file in files}
     total = sum(sizes.values())
     by_size = sorted(files, key=lambda file: -sizes[file])
@@ -182,6 +190,7 @@ def check_size(directory: Path, files: Sequence[Path], limit: int) -> None:
 
 
 def _say_how_to_go_on(name: str, command: Sequence[str], address: str | None) -> None:
+    """Print the command that the job ``name`` runs, and how to follow and to end it."""
     public_words = [public_uri(word) if "://" in word else word for word in command]
     option = "" if address is None else f" --address {shlex.quote(address)}"
     say(f"job {name}: {shlex.join(['orca-sweep', *public_words])}")
@@ -209,5 +218,6 @@ def _end(name: str, details: "JobDetails") -> None:
     reason = (details.message or "").partition(", last available logs")[0]
     note(f"error: job {name} has failed: {reason}")
     code = details.driver_exit_code
+    # Only these numbers are exit codes of a command that failed.
     is_of_command = code is not None and 0 < code < 256
     raise Exit(code if is_of_command else 1)
