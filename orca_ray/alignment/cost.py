@@ -26,7 +26,7 @@ CACHE_BYTES = 2**20
 def row_blocks(
     num_rows: int, row_bytes: int, device: torch.device, *, what: str
 ) -> list[slice]:
-    """Return consecutive slices of ``num_rows`` rows that are processed one by one.
+    """Return slices that divide ``num_rows`` rows into blocks, processed one by one.
 
     Each row takes ``row_bytes`` bytes. A slice has at least one row and takes at most
     `distance.MEMORY_BYTES` / 8, on a CPU also at most `CACHE_BYTES`. Raises UserError,
@@ -218,6 +218,7 @@ class Gaussians:
 
         There are K Gaussians in this object and L in ``other``.
         """
+        # Near the origin, squared distances are more accurate.
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(
             self.means_KD - center_D, other.means_KD - center_D
@@ -225,6 +226,7 @@ class Gaussians:
         traces_K = self._traces()
         traces_L = other._traces()
         largest_factor = max(map(len, self.factors))
+        # Number of values in all products of factors, padded to the largest factor.
         num_padded = len(self.factors) * largest_factor * sum(map(len, other.factors))
         needed_bytes = _COPIES * self.means_KD.element_size() * num_padded
         fits = needed_bytes <= distance.MEMORY_BYTES // 8
@@ -256,6 +258,7 @@ def _compressed(factor: Tensor) -> Tensor:
     if num_rows <= num_features:
         return factor
     r_rD = factor[:0]
+    # R is updated with a block of rows at a time, which limits the memory.
     block_rows = 4 * num_features
     for start in range(0, num_rows, block_rows):
         stacked = torch.cat([r_rD, factor[start : start + block_rows]])
@@ -271,6 +274,7 @@ def _nuclear_norms_in_blocks(other_rD: Tensor, *factors: Tensor) -> Tensor:
     largest = max(len(factor) for factor in factors)
     row_bytes = _COPIES * other_rD.element_size() * largest * len(other_rD)
     what = f"classes of {largest} and {len(other_rD)} points or features"
+    # With the device "meta", blocks are not limited to the size of a CPU's cache.
     blocks = row_blocks(len(factors), row_bytes, torch.device("meta"), what=what)
     return torch.cat(
         [call_recomputed(_nuclear_norms, other_rD, *factors[block]) for block in blocks]

@@ -136,12 +136,12 @@ class Distance(ABC):
     ) -> Self:
         """Fit this distance to ``source``; return this object.
 
-        It computes everything that depends on the source alone. ``terms``: the
-        attribute `terms` after an earlier fit to the same source, to skip the expensive
-        computations.
+        The fit computes everything that depends on the source alone. ``terms`` are the
+        `terms` of an earlier fit to the same source; with them, the expensive
+        computations are skipped.
         """
         self._source = source
-        self._logged.clear()
+        self._logged.clear()  # notes are logged once for each source
         y_N = _consecutive(source.y)
         self._single_class = int(y_N.max()) == 0
         with torch.no_grad(), torch.autocast(source.x.device.type, enabled=False):
@@ -238,6 +238,7 @@ class Distance(ABC):
 
 
 def _check_features(what: str, x: Tensor) -> None:
+    """Raise UserError unless ``x`` is a matrix of finite floats; ``what`` names it."""
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
         raise UserError(
             f"{what}: expected a float matrix [samples, features], got {x.dtype} of"

@@ -79,8 +79,10 @@ def sketch_targets(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
+    # Each number of the sketch is a sum of consecutive columns in random order.
     signs = random.choice(np.array([-1.0, 1.0]), num_columns)
     starts = np.linspace(0, num_columns, SKETCH_WIDTH, endpoint=False).astype(np.int64)
+    # Rows are sketched in blocks to save memory.
     num_rows = max(1, _SKETCHED_NUMBERS // num_columns)
     sketches = []
     for start in range(0, len(y), num_rows):

@@ -61,6 +61,10 @@ def get_distance(name: str) -> "Distance":
 
 
 def _new_built_in(name: str) -> "Distance":
+    """Return a new instance of a distance of orca-ray.
+
+    Raises ValueError if its module declares no distance of that name.
+    """
     module = f"{distances.__name__}.{name}"
     distance_class: Any = getattr(importlib.import_module(module), "DISTANCE", None)
     if not _is_distance_class(distance_class, name):
@@ -73,6 +77,10 @@ def _new_built_in(name: str) -> "Distance":
 
 
 def _new_from_plug_in(plug_in: PlugIn) -> "Distance":
+    """Return a new instance of a plug-in's distance, and record where it comes from.
+
+    Raises UserError if the plug-in gives something else.
+    """
     distance_class: Any = plug_in.load()
     if not _is_distance_class(distance_class, plug_in.name):
         raise plug_in.error(
@@ -162,6 +170,11 @@ def fetch_source(
 def _try_to_fetch_paper_source(
     modality: ModalityName, progress: SayText | None
 ) -> None:
+    """Download the ORCA paper's source for ``modality``, unless it is on this machine.
+
+    If the download fails, only ``progress`` is called with the source that is used
+    instead.
+    """
     paper_source = get_source(get_modality(modality).paper_source)
     if paper_source.present():
         return

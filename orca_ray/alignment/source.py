@@ -136,7 +136,7 @@ def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
     """
     order = np.random.RandomState(seed).permutation(len(labels))
     class_counts: Counter[int] = Counter()
-    turns = []
+    turns = []  # for each index in ``order``, how many of its class precede it
     for index in order:
         label = labels[index]
         turns.append(class_counts[label])
@@ -160,7 +160,7 @@ def read_photograph(data: bytes) -> "Tensor":
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
     """Return one feature per image, [N, D].
 
-    It is the mean over the tokens that the stem makes of the normalised image.
+    A feature is the mean over the tokens that the stem makes of the normalised image.
     ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S
     pixels, where S is the size in the request, rounded to whole patches. If the request
     is ``raw``, return the resized images [N, 3, S, S] as uint8.

@@ -93,9 +93,9 @@ class SourceSamples(NamedTuple):
 
 
 def read_samples(source: Source, choice: SourceChoice, *, raw: bool) -> SourceSamples:
-    """Return samples: features or, if ``raw``, inputs of the stem.
+    """Return the samples of a choice as features or, if ``raw``, as inputs of the stem.
 
-    x and y are read from the disk, or computed and written there.
+    The samples are read from the cache on disk, or computed and written there.
     """
     stem = load_body(choice.body, pretrained=choice.pretrained, seed=choice.seed).stem
     size = get_modality(source.modality).source_size(
@@ -163,8 +163,14 @@ def _fitted(
     source: SourceFeatures,
     device: torch.device,
 ) -> Distance:
+    """Return the result of `fitted_distance`, cached by all arguments.
+
+    ``home`` and ``circumstances`` only tell results apart: the cache directory, and
+    what affects the last digits (see `tensor_cache.environment`).
+    """
     distance = get_distance(name)
     source = source.to(device)
+    # Only distances with expensive terms of the source are cached on disk.
     has_source_terms = type(distance)._source_terms is not Distance._source_terms
     if not has_source_terms:
         return distance.fit(source)

@@ -85,6 +85,7 @@ def _passages(
         while count < request.num_tokens and end < len(sentences):
             count += len(encode(sentences[end]))
             end += 1
+        # The document ended too early: sentences before the start are added.
         while count < request.num_tokens and first > 0:
             first -= 1
             count += len(encode(sentences[first]))
@@ -96,6 +97,10 @@ def _passages(
 
 
 def _packaged_tokenizer(body: str) -> "Tokenizer":
+    """Return the tokenizer that is packaged with a body.
+
+    It neither pads nor truncates.
+    """
     from tokenizers import Tokenizer
 
     text = read_packaged(PACKAGED[body], "tokenizer.json").decode()

@@ -64,7 +64,7 @@ class SolverReport:
         """
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
-        if not error <= TOLERANCE:
+        if not error <= TOLERANCE:  # true for NaN, too
             self.notes.append(
                 f"the transport between {what} did not converge and its gradient is"
                 " approximate: where that persists, bring the two sides to a similar"
@@ -161,10 +161,11 @@ def self_transport(
 ) -> tuple[Tensor, Tensor]:
     """Return OT of points to themselves, and the potential f [n], equal to g.
 
-    OT is a scalar differentiable in the costs. With K = exp(-C / eps) and u = exp(f /
-    eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of times; POT's
-    alternating updates need up to thousands. If K exceeds `distance.MEMORY_BYTES` / 2,
-    it is recomputed in each iteration. The solver's result is added to ``report``.
+    OT is a scalar that is differentiable in the costs. With K = exp(-C / eps) and u =
+    exp(f / eps), the solver iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019).
+    It needs tens of iterations, where POT's alternating updates need up to thousands.
+    If K exceeds `distance.MEMORY_BYTES` / 2, it is recomputed in each iteration. The
+    solver's result is added to ``report``.
     """
     n = cost.shape[0]
     blocks = cost.blocks
@@ -174,6 +175,7 @@ def self_transport(
 
     with torch.no_grad():
         stored: list[Tensor] | None = None
+        # 8 bytes a float64, and K may take half of the memory.
         if 16 * n * n <= distance.MEMORY_BYTES:
             stored = [kernel(rows) for rows in blocks]
         else:
@@ -223,7 +225,8 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> _Potentials:
     n, m = scaled_nm.shape
     row_weights = scaled_nm.new_full((n,), 1.0 / n)
     column_weights = scaled_nm.new_full((m,), 1.0 / m)
-    problem = (row_weights, column_weights, scaled_nm, 1.0)
+    epsilon = 1.0  # the costs are divided by it already
+    problem = (row_weights, column_weights, scaled_nm, epsilon)
     # A C-transform of g: each row of the first kernel contains a 1.
     f_n = (scaled_nm - g_m).amin(1)
     options = {
@@ -305,6 +308,7 @@ def _newton(scaled_nm: Tensor, f_n: Tensor, g_m: Tensor) -> _Potentials:
         swapped = _newton(scaled_nm.T, g_m, f_n)
         return swapped._replace(f_n=swapped.g_m, g_m=swapped.f_n)
     point = _NewtonPoint.at(scaled_nm, f_n)
+    # Almost Newton's method; failed steps raise the damping.
     damping = 1e-12
     step = 0
     while float(point.gap_n.abs().sum()) > TOLERANCE and step < _NEWTON_STEPS:
@@ -323,6 +327,7 @@ def _newton_step(
 ) -> _NewtonPoint | None:
     """Return the point after a damped step; None if the step does not improve it."""
     n, m = scaled_nm.shape
+    # 1e-300: a row of the plan may have underflowed to 0.
     diagonal_n = (1.0 / n - point.gap_n) * (1.0 + damping) + 1e-300
     # f is determined up to a constant only; the last term makes the matrix nonsingular.
     hessian_nn = torch.diag(diagonal_n) - m * (point.plan_nm @ point.plan_nm.T)
@@ -332,6 +337,7 @@ def _newton_step(
     move_n = torch.cholesky_solve(point.gap_n[:, None], factor_nn)[:, 0]
     length = min(1.0, _LARGEST_MOVE / float(move_n.abs().max()))
     moved = _NewtonPoint.at(scaled_nm, point.f_n + move_n * length)
+    # The dual objective must rise, or the error of the marginals halve.
     gain = float((moved.f_n - point.f_n).mean() + (moved.g_m - point.g_m).mean())
     if gain > 0 or moved.gap_n.abs().sum() < 0.5 * point.gap_n.abs().sum():
         return moved

@@ -36,9 +36,9 @@ class MMD(Distance):
     learning_rate = 0.2
 
     def bandwidth(self, x_nD: Tensor) -> float:
-        """Return the kernels' bandwidth h in a call.
+        """Return the kernels' bandwidth h in a call with target features ``x_nD``.
 
-        ``x_nD`` [n, D] are the target features of the call.
+        It is the mean squared distance between different points of source and target.
         """
         joint = torch.cat([self._x_ND, x_nD.detach().to(self._x_ND) - self._center_D])
         num = len(joint)
@@ -68,6 +68,7 @@ class MMD(Distance):
             target_mean, target_nD = _mean_kernel(target_cost, h, wants_gradient)
             cost = CostMatrix(x_nD, self._x_ND, what="kernels of target and source")
             across_mean, across_nD = _mean_kernel(cost, h, wants_gradient)
+        # ``linear`` has this gradient, and its value is subtracted again.
         # 2 target_nD: a target point is in a row and in a column.
         linear = (x_nD * (2.0 * (target_nD - across_nD))).sum()
         value = source_mean + target_mean - 2.0 * across_mean
@@ -77,7 +78,7 @@ class MMD(Distance):
 def _mean_kernel(
     cost: CostMatrix, bandwidth: float, wants_gradient: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean of k over all pairs, and its gradient [n, D].
+    """Return the mean of the sum of kernels over all pairs, and its gradient [n, D].
 
     The gradient is with respect to the points of the rows. It is 0 unless
     ``wants_gradient``.
@@ -87,6 +88,7 @@ def _mean_kernel(
     total = x_nD.new_zeros(())
     gradient_nD = torch.zeros_like(x_nD)
     for rows, half_rm in cost:
+        # exp(slope · ½‖x − z‖²) is the widest kernel.
         slope = -2.0 / (2.0 ** (_NUM_KERNELS // 2) * bandwidth)
         kernel_rm = (half_rm * slope).exp_()
         total += kernel_rm.sum()

@@ -56,7 +56,9 @@ class OTDD(Distance):
         mean_cost = float(x_ND.var(0, correction=0).sum())
         mean_cost += 0.5 * float(shares_K @ w_KK @ shares_K)
         epsilon = epsilon_for(mean_cost, x_ND)
-        cost = CostMatrix(x_ND, None, w_KK, (y_N, y_N), "the source and itself")
+        cost = CostMatrix(
+            x_ND, w_LK=w_KK, labels=(y_N, y_N), what="the source and itself"
+        )
         value, potential_N = self_transport(cost, epsilon, report)
         for note in report.notes:
             logger.warning("%s: %s", self.name, note)
@@ -91,14 +93,16 @@ class OTDD(Distance):
         gaussians = Gaussians.of(classes)
         w_LK = self._gaussians.distances(gaussians).T
         w_LL = gaussians.pairwise_distances()
-        cost = CostMatrix(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
+        cost = CostMatrix(
+            x_nD, self._x_ND, w_LK, labels=(y_n, self._y_N), what="target and source"
+        )
         across = transport(cost, self._epsilon, report, self._potential_N)
         centred_nD = x_nD - x_nD.detach().mean(0)
         target_cost = CostMatrix(
-            centred_nD, None, w_LL, (y_n, y_n), "the target and itself"
+            centred_nD, w_LK=w_LL, labels=(y_n, y_n), what="the target and itself"
         )
         target_value, _ = self_transport(target_cost, self._epsilon, report)
-        if not self._source_error <= TOLERANCE:
+        if not self._source_error <= TOLERANCE:  # true for NaN, too
             report.notes.append(
                 "the source's own terms did not converge: the distance is off by a"
                 " constant or more"

@@ -74,6 +74,7 @@ def ladder(squared_diameter: float) -> list[float]:
     """
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
+    # Number of powers of 4 between EPSILON and d².
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
     return [
         squared_diameter,
@@ -99,6 +100,7 @@ def self_values(
 
     def mean_f(height: float) -> float:
         temperatures = [factor * e for e in ladder(EPSILON * 4.0**height)]
+        # The value is the mean of f plus that of g, and g = f.
         return solve(cost, temperatures, symmetric=True).value / 2.0
 
     rows = [
@@ -152,7 +154,7 @@ class Solution:
         mass_N = torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:
             exponents_rN = (self._last_f_N - cost_rN).mul_(1.0 / self._e)
-            plan_rN, _ = _exponentials(exponents_rN, 1)
+            plan_rN, _ = _exponentials(exponents_rN, dim=1)
             plan_rN *= plan_rN.sum(1, keepdim=True).reciprocal_()
             mass_N += plan_rN.sum(0)
             torch.mm(plan_rN, x_ND, out=product_nD[rows])
@@ -174,6 +176,7 @@ def solve(
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
+    # The first and the last step are whole, those between are half steps.
     steps = [temperatures[0], *temperatures, temperatures[-1]]
     last_f_N = f_N
     for number, e in enumerate(steps):
@@ -226,10 +229,10 @@ def _robust_minima(
     logs_n = torch.empty_like(g_n)
     logs_N = torch.full_like(f_N, -torch.inf)
     for rows, cost_rN in cost:
-        exponents_rN, peaks_r1 = _exponentials((f_N - cost_rN).mul_(1.0 / e), 1)
+        exponents_rN, peaks_r1 = _exponentials((f_N - cost_rN).mul_(1.0 / e), dim=1)
         logs_n[rows] = exponents_rN.sum(1).log() + peaks_r1[:, 0]
         exponents_rN, peaks_1N = _exponentials(
-            (g_n[rows, None] - cost_rN).mul_(1.0 / e), 0
+            (g_n[rows, None] - cost_rN).mul_(1.0 / e), dim=0
         )
         logs_N = torch.logaddexp(logs_N, exponents_rN.sum(0).log() + peaks_1N[0])
     soft_f_N = -e * (logs_N - math.log(len(g_n)))
@@ -255,6 +258,7 @@ class _Source:
     def __init__(self, x_ND: Tensor, y_N: Tensor) -> None:
         usable = _usable_classes(x_ND, y_N)
         self.notes = usable.notes
+        # The samples of a class are consecutive, so that a class is a slice.
         order_N = torch.argsort(usable.y_N, stable=True)
         self.center_D = usable.x_ND.mean(0)
         self.x_ND = (usable.x_ND - self.center_D)[order_N]
@@ -368,7 +372,9 @@ class ReferenceOTDD(Distance):
         squared_diameters = (source.high_KD - source.low_KD).square().sum(1)
         self_KSP = torch.stack(
             [
-                self_values(CostMatrix(x_nD).store(), float(squared_diameter), 0.5)
+                self_values(
+                    CostMatrix(x_nD).store(), float(squared_diameter), factor=0.5
+                )
                 for x_nD, squared_diameter in zip(
                     points, squared_diameters, strict=True
                 )
@@ -381,7 +387,7 @@ class ReferenceOTDD(Distance):
         w_KK = torch.stack(rows_of_w)
         w_KK = (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0).to(source.x_ND)
         labels = (source.y_N, source.y_N)
-        source_cost = CostMatrix(source.x_ND, None, w_KK, labels).store()
+        source_cost = CostMatrix(source.x_ND, w_LK=w_KK, labels=labels).store()
         return {"self_KSP": self_KSP, "self_SP": self_values(source_cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
@@ -407,7 +413,12 @@ class ReferenceOTDD(Distance):
             num_steps = max(num_steps, result.num_steps)
             gradient_nD[in_class] = share * result.gradient_nD.to(x_nD.dtype)
         notes = (*source.notes, *self._class_size_notes(sizes))
-        self.diagnosis = Diagnosis(error <= _CONVERGED, num_steps, error, notes)
+        self.diagnosis = Diagnosis(
+            converged=error <= _CONVERGED,
+            iterations=num_steps,
+            error=error,
+            notes=notes,
+        )
         # The gradient of ``linear`` with respect to x_nD is gradient_nD.
         linear = (x_nD * gradient_nD).sum()
         return total + (linear - linear.detach())
@@ -440,7 +451,10 @@ class ReferenceOTDD(Distance):
         gradient_nD = torch.zeros_like(x_nD)
         squared, _ = source.diameters(x_nD)
         if not _in_range(squared, x_nD.dtype):
-            return _ClassDistance(math.inf, 2.0, 0, gradient_nD)
+            # An L1 error of 2 is the largest possible one.
+            return _ClassDistance(
+                value=math.inf, error=2.0, num_steps=0, gradient_nD=gradient_nD
+            )
         cost = CostMatrix(x_nD, source.x_ND).store(_STEP_BYTES)
         temperatures = ladder(squared)
         w_K = source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)
@@ -455,6 +469,7 @@ class ReferenceOTDD(Distance):
             - self_value(self._self_SP, squared)
             - within_target.value / 2.0
         )
+        # Without a gradient, only the masses are needed: the points have no features.
         source_nD, mass_N = across.barycentres(
             source.x_ND if wants_gradient else source.x_ND[:, :0]
         )
@@ -462,7 +477,8 @@ class ReferenceOTDD(Distance):
             target_nD, _ = within_target.barycentres(x_nD)
             gradient_nD = (target_nD - source_nD) / len(x_nD)
         error = float((len(mass_N) * mass_N - 1.0).abs().mean())
-        return _ClassDistance(value, error, len(temperatures) + 2, gradient_nD)
+        num_steps = len(temperatures) + 2  # `solve` adds a first and a last step
+        return _ClassDistance(value, error, num_steps, gradient_nD)
 
 
 def _in_range(squared_diameter: float, dtype: torch.dtype) -> bool:
@@ -479,6 +495,10 @@ class _UsableClasses(NamedTuple):
 
 
 def _usable_classes(x_ND: Tensor, y_N: Tensor) -> _UsableClasses:
+    """Return the samples of classes of a usable size, with a note on other classes.
+
+    The classes are numbered anew. Raises UserError if no class has a usable size.
+    """
     sizes_K = torch.bincount(y_N)
     usable_K = (sizes_K >= MIN_CLASS) & (sizes_K <= MAX_CLASS)
     if bool(usable_K.all()):

@@ -69,6 +69,7 @@ def read_conll(path: Path) -> list[list[Sentence]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a CoNLL-2003 text file: {error}") from error
+    # The blank line that is added ends the last sentence.
     for number, line in enumerate([*lines, ""], start=1):
         fields = line.split()
         if fields and fields[0] != "-DOCSTART-":

@@ -34,9 +34,9 @@ CLASSES: Mapping[str, tuple[str, ...]] = _LISTED["classes"]
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random crops.
+    """Return features [N, D] and labels [N] of random crops of photographs.
 
-    There are equally many of each class and of each photograph of a class. A crop is a
+    Classes have equally many crops, and so have the photographs of a class. A crop is a
     square with 0.3 to 1 times the photograph's shorter side; half of the crops are
     mirrored.
     """

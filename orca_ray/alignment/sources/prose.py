@@ -56,7 +56,7 @@ _NOT_A_PARAGRAPH = "*#:;|!={[ "
 def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of passages; see `embed_passages`.
 
-    There are equally many of each topic.
+    There are equally many passages of each topic.
     """
     import torch
 
@@ -95,6 +95,7 @@ def sentences(wikitext: str) -> list[str]:
     """
     without_emphasis = html.unescape(wikitext).replace("'''", "").replace("''", "")
     text = _NO_PROSE.sub("", without_emphasis)
+    # Markup may be nested: the innermost is replaced until none is left.
     for pattern, replacement in _INNERMOST:
         num_replaced = 1
         while num_replaced:
