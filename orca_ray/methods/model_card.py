@@ -77,6 +77,7 @@ def _extras(members: Sequence[ModelConfig]) -> str:
 
 
 def _about(config: ModelConfig) -> str:
+    """Return sentences that say what the model is."""
     name = config.task.name
     if not config.members:
         return (
@@ -242,6 +243,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(config: ModelConfig, board: Board | None) -> list[str]:
+    """Return lines with the model's scores, and a table of the methods on ``board``."""
     scores = {"validation": config.validation_score, "test": config.test_score}
     lines = [
         f"- this model on {split} data: {score:.4g}"

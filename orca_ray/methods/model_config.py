@@ -356,15 +356,17 @@ def _signed_values(text: bytes, path: Path | str) -> dict[str, Any]:
             f"{path} was not written by orca-ray: give a model folder of orca-ray"
         )
     version = values.pop("orca_ray")
-    number = values.pop("format", None)
-    if number != FORMAT:
+    stored_format = values.pop("format", None)
+    if stored_format != FORMAT:
         raise UserError(
-            f"{path} has format {quoted(number)}, of orca-ray {quoted(version)};"
+            f"{path} has format {quoted(stored_format)}, of orca-ray {quoted(version)};"
             f" orca-ray {__version__} reads format {FORMAT}: install the version that"
             " wrote it, or make the model again with this one"
         )
     stored_hash = values.pop(_SELF, None)
-    if stored_hash != signature({"orca_ray": version, "format": number, **values}):
+    if stored_hash != signature(
+        {"orca_ray": version, "format": stored_format, **values}
+    ):
         raise UserError(f"{path} was changed since it was written; {ADVICE}")
     return values
 

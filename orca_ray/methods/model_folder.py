@@ -81,6 +81,7 @@ def _check_card(path: Path, expected_hash: str) -> None:
 
 
 def _check_file(path: Path, expected_hash: str) -> None:
+    """Raise UserError unless the file ``path`` exists and has the expected hash."""
     if not path.is_file():
         raise UserError(
             f"the model folder {path.parent} has no {path.name}, which its {CONFIG}"

@@ -114,6 +114,7 @@ def read_data(
 
 
 def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
+    """Return the samples in ``x`` as `UserData`; see `ModelInputs.of`."""
     if isinstance(x, UserData):
         return x
     if isinstance(x, str | Path):
@@ -134,6 +135,7 @@ def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
 
 
 def _check_shape(data: UserData, task: TaskSummary) -> None:
+    """Raise UserError unless the samples are numbers of the task's input shape."""
     expected = task.input_shape
     sizes = ", ".join(map(str, expected))
     needed = f"the model takes numbers of shape (N, {sizes})"

@@ -201,6 +201,10 @@ def relevant(
 def _checked(
     name: str, value: Scalar, expected: type[int] | type[float] | type[str]
 ) -> Scalar:
+    """Return ``value`` as the type ``expected``; UserError if it has another type.
+
+    A whole number is accepted for float.
+    """
     # In Python, bool is an int, but "epochs: true" is a mistake.
     is_bool = isinstance(value, bool)
     if isinstance(value, expected) and not is_bool:

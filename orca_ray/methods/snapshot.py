@@ -118,6 +118,10 @@ def rebuild(
 
 
 def _rebuild_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mixture:
+    """Return the average of the members' networks.
+
+    Raises UserError if the networks together are much larger than the folder's weights.
+    """
     is_named = any(member.body.weights_sha256 is not None for member in config.members)
     spare_values = _LARGEST_BODY if is_named else _VALUES_OF_BUILDING
     networks = list[CrossModalModel]()
@@ -164,6 +168,7 @@ def _num_values(tensors: Iterable[Tensor]) -> int:
 def _rebuild_network(
     config: ModelConfig, weights: Mapping[str, Tensor]
 ) -> CrossModalModel:
+    """Return the network of a model without members."""
     recipe = get_method(config.method)
     model = _build_network(recipe, config, _num_values(weights.values()))
     if config.body.weights_sha256 is not None:
@@ -352,6 +357,7 @@ def _stored(array: Tensor | Array | None) -> StoredArray | None:
 
 
 def _describe(trial: Trial) -> BodySummary:
+    """Return the summary of a trial's body."""
     recipe = get_method(trial.method)
     body = trial.body
     if not recipe.uses_body or body == NO_BODY:

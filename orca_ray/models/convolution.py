@@ -435,6 +435,7 @@ class _Standardised(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of ``x`` by standardised weights."""
         layer = self.convolution
         flat = layer.weight.flatten(1)
         centred = flat - flat.mean(dim=1, keepdim=True)

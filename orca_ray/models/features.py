@@ -327,22 +327,26 @@ def _series_features(x_BCL: Tensor) -> Tensor:
     spectrum = complex_spectrum.square().sum(dim=3).sqrt().log1p()
     most_quantiles = min(_MOST_QUANTILES, _MOST // (_DEPTHS * num_channels))
     quantiles = [
-        _interval_quantiles(form, _DEPTHS, max(1, most_quantiles))
-        for form in (x_BCL, x_BCL.diff(dim=2), spectrum)
+        _interval_quantiles(series, _DEPTHS, max(1, most_quantiles))
+        for series in (x_BCL, x_BCL.diff(dim=2), spectrum)
     ]
     values = _averaged(x_BCL, max(1, _MOST // num_channels)).flatten(1)
     return torch.cat([values, *quantiles], dim=1)
 
 
 def _audio_features(x_BCHW: Tensor) -> Tensor:
+    """Return the features ``audio`` of spectrograms.
+
+    They describe each row of a spectrogram, and its differences in time.
+    """
     x_BML = x_BCHW.flatten(1, 2)
-    forms = [x_BML]
+    series = [x_BML]
     if x_BML.shape[2] > 1:
-        forms.append(x_BML.diff(dim=2))
+        series.append(x_BML.diff(dim=2))
     statistics = []
-    for form in forms:
-        statistics += [form.mean(dim=2), form.std(dim=2, correction=0)]
-    quantiles = [_interval_quantiles(form, depths=3, most=8) for form in forms]
+    for values in series:
+        statistics += [values.mean(dim=2), values.std(dim=2, correction=0)]
+    quantiles = [_interval_quantiles(values, depths=3, most=8) for values in series]
     return torch.cat([*statistics, *quantiles], dim=1)
 
 

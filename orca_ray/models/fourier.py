@@ -179,6 +179,6 @@ def build_field_model(
         embedder = FourierEmbedder(input_shape, width)
         body = make(embedder.layout)
         head = build_head(
-            body.feature_width, embedder.layout, target, input_shape[1:], 1
+            body.feature_width, embedder.layout, target, input_shape[1:], patch=1
         )
     return CrossModalModel(embedder, body, head, statistics)

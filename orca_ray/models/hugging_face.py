@@ -229,6 +229,7 @@ def cause(error: Exception) -> str:
 
 
 def _check_safetensors(base: str, path: Path) -> None:
+    """Raise UserError if a safetensors file is damaged or has no values."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -456,6 +457,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _no_config(base: str, error: Exception) -> UserError:
+    """Return the message for a configuration that cannot be read, as a UserError."""
     if Path(base).is_dir():
         return UserError(
             f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its"

@@ -290,7 +290,7 @@ def build_series_model(
     ``statistics``: mean and deviation of each input channel; None: inputs are already
     standardised.
     """
-    head = build_head(body.feature_width, (1,), target, input_shape[1:], None)
+    head = build_head(body.feature_width, (1,), target, input_shape[1:], patch=None)
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)
     return CrossModalModel(PointEmbedder(input_shape), body, head, statistics)

@@ -186,6 +186,7 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
 
 
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
+    """Return the body called ``name``, read or built anew; see `load_body`."""
     base, layers = parse_body_name(name)
     make_model = _timm_model if base.startswith(TIMM) else _transformers_model
     with hugging_face.quiet_transformers(), seeded(seed):
@@ -198,6 +199,7 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
 
 
 def _build(architecture: BodyArchitecture) -> LoadedBody:
+    """Return a body of an architecture, with arbitrary weights; see `load_body`."""
     from orca_ray.models.transformers_private import skip_initialisation
 
     base, layers = parse_body_name(architecture.name)
@@ -222,6 +224,7 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
 
 
 def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family, Any]:
+    """Return the family, and a model with random weights, of a stored architecture."""
     from transformers import AutoModel
 
     try:
@@ -264,6 +267,7 @@ def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
 
 
 def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
+    """Return the family of a model of timm, and the model with ``layers`` layers."""
     import timm
 
     _check_timm(base)
@@ -285,6 +289,10 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
 def _transformers_model(
     base: str, layers: int | None, pretrained: bool
 ) -> tuple[Family, Any]:
+    """Return the family of a model of transformers, and the model.
+
+    The model has ``layers`` layers; None: all.
+    """
     from transformers import AutoModel
 
     config = hugging_face.read_config(base)
@@ -301,6 +309,7 @@ def _transformers_model(
 
 
 def _check_timm(base: str) -> None:
+    """Raise UserError if timm has no model called ``base``."""
     import timm
 
     name = base.removeprefix(TIMM)

@@ -250,6 +250,7 @@ class AlignLoop:
                 _log.warning("aligning: %s", sentence)
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
+        """Make an optimiser step, and return the distance before the step."""
         with optimisation.requires_grad(self._parameters, True):
             distance = self.distance_of(indices)
             self._optimizer.zero_grad(set_to_none=True)
@@ -285,6 +286,11 @@ class AlignLoop:
         return self._index.sample(self._config.samples_per_class, generator)
 
     def _features(self, indices: np.ndarray) -> Tensor:
+        """Return the features [n, D] of the samples ``indices``.
+
+        If they do not fit in memory together, they are computed in chunks, which the
+        backward pass recomputes.
+        """
         self._model.embedder.eval()
         if self._chunk_size is None:
             self._chunk_size = self._choose_chunk_size(indices[:1])

@@ -164,6 +164,7 @@ class GradientAccumulator:
             self._compile()
 
     def _compile(self) -> None:
+        """Compile the network, and run it once; if that fails, it stays uncompiled."""
         # torch limits the variants of a function and would count those of earlier
         # trials.
         torch.compiler.reset()
@@ -188,6 +189,7 @@ class GradientAccumulator:
     def _accumulate(
         self, steps: Sequence[np.ndarray], augment: Augment | None, seed: int
     ) -> Iterator[Tensor]:
+        """Yield the loss of each step and add its gradient; see `gradients`."""
         micro_batches_of_steps = [self._micro_batches(step) for step in steps]
         rows = self._samples.batches(
             [
@@ -246,6 +248,10 @@ class GradientAccumulator:
             self.notes.append(note)
 
     def _choose_limit(self) -> int:
+        """Return the maximum micro-batch size, and set up gradient checkpointing.
+
+        Layers are only checkpointed if the configuration says so.
+        """
         cost = self.cost
         extra = 0
         if self._config.gradient_checkpointing == "on":

@@ -195,6 +195,7 @@ class RefineLoop:
         self._training_seconds = 0.0
 
     def _make_schedule(self) -> Schedule:
+        """Return the schedule of the learning rate, in optimiser steps."""
         config = self._config
         decay_epochs = config.decay_epochs
         if decay_epochs == 0:
@@ -328,6 +329,11 @@ class RefineLoop:
     def _predict(
         self, feed: SplitInputs, num_samples: int, batch_size: int
     ) -> np.ndarray:
+        """Return the predictions for all samples of ``feed``.
+
+        If a batch of ``batch_size`` does not fit in memory, later calls use the smaller
+        size that did.
+        """
         self._model.eval()
         tried = min(batch_size, num_samples)
         if self._reduced_batch is not None:
@@ -403,6 +409,7 @@ class RefineLoop:
 
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
+        """The accumulator of the gradients of the training samples."""
         return GradientAccumulator(
             self._model,
             self._trained.parameters,
@@ -423,6 +430,11 @@ class RefineLoop:
         return min(limit, BATCH_SIZE) if self._device.type == "cpu" else limit
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> SplitInputs:
+        """Return the inputs of a split; see `make_feed`.
+
+        ``stochastic``: whether inputs are augmented or a batch term changes them.
+        Dropout and stochastic depth count as stochastic, too.
+        """
         stochastic = (
             stochastic
             or self._config.dropout > 0

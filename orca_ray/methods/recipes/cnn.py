@@ -103,6 +103,7 @@ class _FirstStage(NamedTuple):
 
 
 def _first_stage(task: "Task", config: CnnConfig) -> _FirstStage:
+    """Return the stride, the width and the kind of the first stage's layers."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     if _is_table(task, config) or task.target.kind == "dense":
         return _FirstStage(1, config.width, is_plain=False)
@@ -117,6 +118,7 @@ def _first_stage(task: "Task", config: CnnConfig) -> _FirstStage:
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
+    """Return the convolutional network of a trial."""
     from orca_ray.models.convolution import Architecture, build_convolutional
 
     config = request.hyperparameters.of(CnnConfig)

@@ -60,6 +60,7 @@ class UnetConfig(Config):
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
+    """Return the Fourier neural operator of a trial."""
     from orca_ray.models.fourier import FourierBody, build_field_model
 
     config = request.hyperparameters.of(FnoConfig)
@@ -74,6 +75,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 
 def _unet(request: "NetworkRequest") -> "CrossModalModel":
+    """Return the U-Net of a trial."""
     from orca_ray.models.convolution import Architecture, UNetBody
     from orca_ray.models.fourier import build_field_model
 

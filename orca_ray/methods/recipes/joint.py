@@ -83,6 +83,7 @@ class DistanceTerm:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
+    """Return a stage that trains with the additional distance, then a `RefineStage`."""
     from orca_ray.methods.stages.refine_stage import RefineStage
 
     config = trial.hyperparameters.of(JointConfig)

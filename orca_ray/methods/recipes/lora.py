@@ -37,6 +37,7 @@ def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
+    """Return the recipe of LoRA, with or without aligning."""
     return Recipe(
         name=name,
         title=title,

@@ -69,6 +69,7 @@ class HydraConfig(Config):
 
 
 def _problem(task: "Task") -> str | None:
+    """Return why a method of this module cannot adapt to ``task``; None if it can."""
     if task.target.kind == "dense":
         return (
             "it predicts classes, labels or one number, not a field of shape"
@@ -120,6 +121,7 @@ def _joined_body(request: "NetworkRequest") -> "Body":
 def _network(
     request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]"
 ) -> "CrossModalModel":
+    """Return a model of the features of ``body``, with a linear head."""
     from orca_ray.models.features import limit_features
     from orca_ray.models.minirocket import build_series_model
 
@@ -139,6 +141,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the operations of the convolutions and of their features per sample."""
     if task.input_shape is None:
         return None
     channels, length = task.input_shape

@@ -56,6 +56,10 @@ def _features(task: "Task") -> str:
 
 
 def _problem(task: "Task", *, fields: bool = True) -> str | None:
+    """Return why a method cannot adapt to ``task``; None if it can.
+
+    ``fields``: whether the method can predict fields.
+    """
     if not fields and task.target.kind == "dense":
         return (
             "it predicts classes, labels or one number, not a field of shape"
@@ -65,17 +69,18 @@ def _problem(task: "Task", *, fields: bool = True) -> str | None:
         return None
     num_inputs = math.prod(task.input_shape) if _features(task) == "values" else 1
     num_outputs = task.target.num_outputs
-    numbers = {"an input": num_inputs, "an output": num_outputs}
-    for what, number in numbers.items():
-        if number > _MOST_VALUES or num_inputs * num_outputs > _MOST_WEIGHTS:
+    sizes = {"an input": num_inputs, "an output": num_outputs}
+    for name, size in sizes.items():
+        if size > _MOST_VALUES or num_inputs * num_outputs > _MOST_WEIGHTS:
             return (
-                f"{what} has {number} values; at most {_MOST_VALUES}, and"
+                f"{name} has {size} values; at most {_MOST_VALUES}, and"
                 f" {_MOST_WEIGHTS} for their product"
             )
     return None
 
 
 def _boosting_problem(task: "Task") -> str | None:
+    """Return why boosting cannot adapt to ``task``; None if it can."""
     if importlib.util.find_spec("lightgbm") is None:
         return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
     problem = _problem(task, fields=False)
@@ -91,6 +96,11 @@ def _boosting_problem(task: "Task") -> str | None:
 
 
 def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModalModel":
+    """Return a model of an input's features, with the body and head of a stage.
+
+    ``stage`` names the class of the stage. ``features`` is the kind of features; "":
+    the kind that suits the inputs.
+    """
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.models.features import FeatureEmbedder
 
@@ -142,6 +152,12 @@ def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | 
 def _recipe(
     name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any
 ) -> Recipe:
+    """Return the recipe of a method that fits a model to features of the inputs.
+
+    ``stage`` names the class of its only stage, as MODULE:CLASS. ``features`` is the
+    kind of features; "": the kind that suits the inputs. ``parts`` are other fields of
+    the recipe, which replace the usual ones.
+    """
     stage = f"orca_ray.methods.stages.{stage}"
     usual: dict[str, Any] = {
         "sections": ("data",),

@@ -285,6 +285,7 @@ class AlignStage:
         return self._make_loop()
 
     def _make_loop(self) -> AlignLoop:
+        """Return a new loop, and make its guard if the stage is guarded."""
         trial = self._trial
         if self._guarded:
             splits = [trial.data.splits["train"]]

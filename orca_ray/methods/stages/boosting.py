@@ -137,6 +137,7 @@ class BoostingStage(FittedStage):
         return features[:, None], datasets
 
     def _parameters(self, epoch: int, copy: int) -> Mapping[str, Any]:
+        """Return LightGBM's parameters for a copy of the trees of ``epoch``."""
         target = self._trial.task.target
         config = self._config
         # The first copy draws as earlier versions did, which had no copies.

@@ -142,6 +142,7 @@ class EpochStage(ABC):
         )
 
     def _update(self, indices: np.ndarray) -> Tensor:
+        """Make an optimiser step on a batch, and return its loss."""
         note_progress()
         loss = self.backward(indices)
         clip = self._trial.hyperparameters.refine.clip

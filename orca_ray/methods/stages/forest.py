@@ -68,8 +68,8 @@ class ForestStage(FittedStage):
             min_samples_leaf=max(least_leaf, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )
-        for number in range(10, TREES + 1, 10):
+        for num_trees in range(10, TREES + 1, 10):
             note_progress()
-            forest.set_params(n_estimators=number).fit(x, y)
+            forest.set_params(n_estimators=num_trees).fit(x, y)
         trees = [read_sklearn_tree(tree.tree_) for tree in forest.estimators_]
         body.add_trees(renumber_features(trees, columns))

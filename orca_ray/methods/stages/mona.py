@@ -103,6 +103,7 @@ class BilevelStage(EpochStage):
 
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
+        """Accumulator of the task's gradients, also of those of the body."""
         trial = self._trial
         train = self._trial.data.train
         # Layers are recomputed in training mode only.

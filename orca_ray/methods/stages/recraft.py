@@ -283,7 +283,7 @@ class DistortionStage(_HeadStage):
         for members in self._classes:
             num_batches = math.ceil(len(members) / size)
             batches.extend(np.array_split(random.permutation(members), num_batches))
-        return [batches[number] for number in random.permutation(len(batches))]
+        return [batches[index] for index in random.permutation(len(batches))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
         """Set the gradients of the entropy of the batch's mean prediction.

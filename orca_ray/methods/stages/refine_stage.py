@@ -129,6 +129,7 @@ class RefineStage:
         self._loop.load_state_dict(dict(state))
 
     def _finish(self, loop: RefineLoop) -> None:
+        """Load the best weights and, if the trial tests, compute the test score."""
         started = perf_counter()
         loop.restore_best()
         if not self._trial.test:
@@ -140,6 +141,7 @@ class RefineStage:
         self._trial.artefacts.after_test(predictions)
 
     def _make(self) -> RefineLoop:
+        """Return the loop that trains."""
         trial = self._trial
         batch_term, step_term = self._terms
         return RefineLoop(

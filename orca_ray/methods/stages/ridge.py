@@ -100,6 +100,7 @@ class RidgeStage(FittedStage):
         output.bias.copy_(bias * factor)
 
     def _fit_biases(self) -> None:
+        """Fit the biases of each `MiniRocketBody` in the model to random samples."""
         trial = self._trial
         random = np.random.default_rng(derive_seed(trial.seed, "biases"))
 

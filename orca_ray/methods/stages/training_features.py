@@ -72,20 +72,20 @@ def training_rows(
     These are all samples or, if there are more than ``most`` or their features are too
     many, random ones.
     """
-    number = len(trial.data.train)
+    num_samples = len(trial.data.train)
     if isinstance(columns, slice):
         width = getattr(trial.model.embedder, "width", trial.model.body.feature_width)
     else:
         width = len(columns)
     most = max(2, min(most, MOST_VALUES // width))
-    if number <= most:
-        return np.arange(number)
+    if num_samples <= most:
+        return np.arange(num_samples)
     trial.artefacts.notes.append(
-        f"fitted on {most} of {number} training samples, drawn at random, to save"
+        f"fitted on {most} of {num_samples} training samples, drawn at random, to save"
         " memory"
     )
     random = np.random.default_rng(derive_seed(trial.seed, "rows"))
-    return np.sort(random.choice(number, most, replace=False))
+    return np.sort(random.choice(num_samples, most, replace=False))
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ class _NoPositions(nn.Module):
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
+    """Cut a decoder in place, and return its body and its stem."""
     words = model.get_input_embeddings().weight.detach()
     places = None
     model.set_input_embeddings(None)

@@ -14,6 +14,10 @@ from orca_ray.models.transformers_private import fuse_mpnet_attention
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
+    """Cut an encoder in place, and return its body and its stem.
+
+    Raises UserError if ``model`` is no such encoder.
+    """
     embeddings = getattr(model, "embeddings", None)
     if (
         embeddings is None

@@ -224,6 +224,7 @@ class TimmSwinBody(Body):
 def _cut_timm(
     model: Any, body_class: Callable[[Any, ImageStem], Body]
 ) -> tuple[Body, Stem]:
+    """Return the body, made by ``body_class``, and the stem of a model of timm."""
     patches = model.patch_embed
     tokens = [getattr(model, name, None) for name in ("cls_token", "reg_token")]
     table = getattr(model, "pos_embed", None)

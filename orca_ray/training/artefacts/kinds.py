@@ -55,6 +55,7 @@ _NO_VARIANCE = 1e-9
 
 
 def _compute_field(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
+    """Yield the first test sample, and the one with the largest error."""
     axes = tuple(range(1, evaluated.y.ndim))
     squares = (evaluated.predictions - evaluated.y) ** 2
     errors_N = squares.mean(axis=axes, dtype=np.float64)
@@ -105,6 +106,7 @@ def _first_plane(field: Array) -> Array:
 
 
 def _field_images(true: Array, predicted: Array, title: str, caption: str) -> Images:
+    """Return images of a true and a predicted field, and of their difference."""
     low = min(true.min(), predicted.min())
     high = max(true.max(), predicted.max())
     difference = predicted - true
@@ -131,12 +133,12 @@ def principal_plane(x_ND: Array) -> tuple[Array, Array]:
     centred_ND = x_ND - mean_D
     values, vectors_NN = np.linalg.eigh(centred_ND @ centred_ND.T)
     components_2D = np.zeros((2, x_ND.shape[1]))
-    for number, column in enumerate(np.argsort(-values, kind="stable")[:2]):
+    for component, column in enumerate(np.argsort(-values, kind="stable")[:2]):
         direction_D = vectors_NN[:, column] @ centred_ND
         length = float(np.linalg.norm(direction_D))
         if length > _NO_VARIANCE * float(np.linalg.norm(centred_ND)):
             largest_entry = direction_D[np.abs(direction_D).argmax()]
-            components_2D[number] = direction_D / length * np.sign(largest_entry)
+            components_2D[component] = direction_D / length * np.sign(largest_entry)
     return mean_D, components_2D
 
 
@@ -242,6 +244,11 @@ def _feature_plots(
 
 
 def _compute_sample(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
+    """Yield test samples with their predictions.
+
+    These are the first sample that is predicted correctly and the first that is not;
+    for labels, the first sample.
+    """
     if evaluated.task.target.kind == "labels":
         caption = _describe_labels(evaluated, 0)
         yield "first", _sample(evaluated, 0, "Test sample 0", caption)
@@ -256,6 +263,7 @@ def _compute_sample(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
 
 
 def _describe_class(evaluated: Evaluated, sample: int) -> str:
+    """Return the caption of a sample: its true and its predicted class."""
     logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     shares = np.exp(logits - logits.max())
     best = int(logits.argmax())
@@ -277,6 +285,7 @@ def _describe_labels(evaluated: Evaluated, sample: int) -> str:
 
 
 def _sample(evaluated: Evaluated, sample: int, title: str, caption: str) -> Picture:
+    """Return the input of a test sample: lines of few channels, or else an image."""
     x = np.asarray(evaluated.input(sample), dtype=np.float64)
     is_one_hot = len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
     if x.ndim == 2 and len(x) <= MAX_LINES and not is_one_hot:
@@ -312,6 +321,7 @@ def _input(x: Array, domain: str) -> Image:
 
 
 def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
+    """Yield the scores of each label on the test split."""
     from sklearn.metrics import average_precision_score
 
     def scores(positive_N: Array, logits_N: Array) -> tuple[float | None, float | None]:
@@ -341,6 +351,7 @@ def _compute_label_scores(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:
 
 
 def _compute_confusion_matrix(evaluated: Evaluated) -> Iterator[tuple[str, Matrix]]:
+    """Yield the confusion matrix of the test split."""
     size = evaluated.task.target.size
     counts = np.zeros((size, size), dtype=np.int64)
     np.add.at(counts, (evaluated.y, evaluated.predictions.argmax(axis=1)), 1)
@@ -358,6 +369,7 @@ def _compute_confusion_matrix(evaluated: Evaluated) -> Iterator[tuple[str, Matri
 
 
 def _compute_scatter(evaluated: Evaluated) -> Iterator[tuple[str, Points]]:
+    """Yield the true and the predicted values of evenly spaced test samples."""
     indices = spaced_indices(len(evaluated.y), MAX_POINTS)
     true = evaluated.y[indices]
     predicted = evaluated.predictions[indices]
