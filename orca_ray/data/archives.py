@@ -206,7 +206,7 @@ def unpack(
         moves = list(_moves(scratch, into))
         for path, target in moves:
             _check_move(archive, path, target)
-        # The required path last.
+        # The required path comes last, because True sorts after False.
         moves.sort(key=lambda move: (into / required).is_relative_to(move[1]))
         for path, target in moves:
             os.replace(path, target)
@@ -310,6 +310,10 @@ class _TarInfo(tarfile.TarInfo):
 
 
 def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
+    """Yield the members of a tar archive; UserError for one that is not a plain file.
+
+    Directories are yielded without content.
+    """
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_TarInfo) as tar:
         while (member := tar.next()) is not None:
             cast(Any, tar).members.clear()  # tarfile would store them all
@@ -325,13 +329,18 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
+    """Yield the members of a zip archive; UserError for one that is not a plain file.
+
+    Directories are yielded without content.
+    """
     for member in content.infolist():
+        # The upper 16 bits are the mode on Unix; 0 if another system wrote the archive.
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind == stat.S_IFLNK:
             raise _special(archive, member.filename, "symbolic link")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _special(archive, member.filename, "device, pipe or socket")
-        if member.flag_bits & 1:
+        if member.flag_bits & 1:  # bit 0: encrypted
             raise UserError(
                 f"{archive}, {quoted(member.filename)}: expected a readable file, found"
                 " an encrypted one"
@@ -376,7 +385,10 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
 def _write(
     archive: Path, target: Path, size: int, content: IO[bytes] | None
 ) -> Iterator[int]:
-    """Write a member, and yield the size of each block."""
+    """Write a member of ``size`` bytes, and yield the size of each block.
+
+    ``content`` is None for a directory.
+    """
     directory = target.parent if content else target
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -299,7 +299,7 @@ def lock(path: Path, what: str = "") -> Iterator[None]:
         _create_lock_file(lock_file)
         file_lock = FileLock(lock_file)
         try:
-            file_lock.acquire(timeout=1)
+            file_lock.acquire(timeout=1)  # a short wait needs no message
         except Timeout:
             logger.info("waiting for another process that works on %s", what or path)
             file_lock.acquire()
@@ -370,13 +370,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     The caller must hold a `lock`.
     """
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
-        filled = scratch / target.name
-        filled.mkdir()
-        yield filled
-        for file in filled.rglob("*"):
+        new_directory = scratch / target.name
+        new_directory.mkdir()
+        yield new_directory
+        for file in new_directory.rglob("*"):
             if file.is_file():
                 flush(file)
-        replace_directory(filled, target, scratch)
+        replace_directory(new_directory, target, scratch)
 
 
 def replace_directory(source: Path, target: Path, scratch: Path) -> None:

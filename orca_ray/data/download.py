@@ -140,7 +140,7 @@ def download(
     from requests import Session
 
     start = _received(part, url, hash_known).size
-    furthest = start
+    furthest = start  # largest size that was reached
     failures = 0
     with Session() as session:
         session.headers.update(
@@ -152,6 +152,7 @@ def download(
             except Failed as error:
                 failure = error
             size = _received(part, url, hash_known).size
+            # Failures are counted since the last try that brought more bytes.
             failures = 1 if size > furthest else failures + 1
             furthest = max(furthest, size)
             if failure.permanent:
@@ -204,6 +205,7 @@ def _received(part: Path, url: str, hash_known: bool) -> _Received:
     with contextlib.suppress(UserError, OSError):
         description = cache.read_json(_description(part))
     kinds = {"url": str, "validator": str, "bytes": int | None}
+    # A missing key becomes Ellipsis, which is of none of these types.
     is_described = all(
         isinstance(description.get(key, ...), kind) for key, kind in kinds.items()
     )

@@ -128,6 +128,7 @@ class _RawDirectory:
             self._stop.set()
             outcomes.wait(GRACE_SECONDS)
             pool.terminate()
+        # Other exceptions than UserError come first.
         errors.sort(key=lambda error: isinstance(error, UserError))
         if len(errors) > 1 and isinstance(errors[0], UserError):
             raise UserError("\n".join(dict.fromkeys(map(str, errors))))
@@ -257,6 +258,10 @@ class _RawDirectory:
         )
 
     def _download(self, file: RawFile, target: Path) -> Pin:
+        """Download a file from the first of its URLs that works; return its hash.
+
+        Raises UserError if none works.
+        """
         cache.make_directory(target.parent)
         reasons = []
         for url in file.urls:
@@ -269,7 +274,7 @@ class _RawDirectory:
         raise UserError(f"{file.path} cannot be fetched:{''.join(reasons)}\n{advice}")
 
     def _from(self, url: str, file: RawFile, target: Path) -> Pin:
-        """Download from one URL.
+        """Download a file from one URL, and return its hash and size.
 
         A file with a wrong hash is removed, and Failed is raised with the reason.
         """

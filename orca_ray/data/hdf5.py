@@ -239,7 +239,7 @@ def _unfiltered_size(content: bytes, filters: list[int], mask: int, most: int) -
         if mask >> place & 1:
             continue
         if number == h5z.FILTER_FLETCHER32:
-            content = content[:-4]
+            content = content[:-4]  # the checksum
         elif number == h5z.FILTER_DEFLATE:
             try:
                 content = zlib.decompressobj().decompress(content, most + 8)
@@ -291,12 +291,12 @@ def read_texts(path: Path, name: str) -> Array:
             stdout=stream,
             stderr=subprocess.PIPE,
             env=environment,
-            timeout=60 + 10 * seconds,
+            timeout=60 + 10 * seconds,  # by the clock; ``seconds`` is CPU time
         )
         stream.seek(0)
         if process.returncode == 0:
             return np.asarray(np.load(stream, allow_pickle=False))
-        if process.returncode == 2:
+        if process.returncode == 2:  # `_write_texts` refused the texts
             raise UserError(stream.read().decode(errors="surrogateescape"))
         logger.debug(
             "reading %s ended with %s: %s", path, process.returncode, process.stderr
@@ -327,6 +327,7 @@ def _write_texts() -> None:
         with open_hdf5(path, (name,)) as file:
             _check_growth(path, name, file[name])
             texts = np.asarray(file[name].asstr(errors="replace")[...])
+            # NumPy takes 4 bytes a character, for each text as for the longest one.
             if 4 * max(map(len, texts.flat), default=0) * texts.size > allowed:
                 raise growth_error(path, f", {name}")
             np.save(sys.stdout.buffer, texts.astype("U"))

@@ -217,7 +217,7 @@ def _write_arrays(
         if _is_file(array, directory / f"{key}.npy")
     }
     new_bytes = sum(array.nbytes for key, array in arrays.items() if key not in mapped)
-    cache.check_space(directory, 1.1 * new_bytes)
+    cache.check_space(directory, 1.1 * new_bytes)  # with a margin
     entries = {}
     for key, array in sorted(arrays.items()):
         path = directory / f"{key}.npy"
@@ -239,10 +239,10 @@ def _save(array: Array, path: Path) -> None:
 
     The array may be a memory map of ``path``.
     """
-    fresh = path.with_name(f".{path.name}")
-    fresh.unlink(missing_ok=True)
-    np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
-    os.replace(fresh, path)
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)
+    np.save(temporary, np.asarray(array, order="C"), allow_pickle=False)
+    os.replace(temporary, path)
 
 
 def _is_file(array: Array, path: Path) -> bool:
@@ -310,7 +310,10 @@ def _check_names(name: str, arrays: Arrays) -> None:
 
 
 def _has_split(arrays: Arrays, split: SplitName, *, may_be_empty: bool) -> bool:
-    """Return whether there are inputs and targets of a split, which have samples."""
+    """Return whether ``arrays`` has the inputs and targets of a split.
+
+    Unless they ``may_be_empty``, they must have samples.
+    """
     for key in (f"{split}_x", f"{split}_y"):
         if key not in arrays:
             return False

@@ -169,6 +169,7 @@ def mat5_variables(path: Path) -> dict[str, Variable]:
         variables = {}
         size = path.stat().st_size
         header = file.read(_HEADER_BYTES)
+        # The header ends with the version and a mark of the byte order.
         endian = {b"IM": "<", b"MI": ">"}.get(header[126:128], "")
         if not endian or header[124:126] != struct.pack(f"{endian}H", 0x0100):
             raise ValueError("no header of level 5")
@@ -253,6 +254,7 @@ class _Header:
             f"{self.endian}II", self._content, self.position
         )
         self.position += 8
+        # The upper half of the type is the size of a short element, else 0.
         short_size = kind >> 16
         if not short_size:
             return kind, size
@@ -273,6 +275,7 @@ class _Header:
                 " is due"
             )
         (content,) = struct.unpack_from(f"{size}s", self._content, self.position)
+        # Elements are padded to multiples of 8 bytes.
         self.position += size + -(self.position + size) % 8
         return bytes(content)
 
@@ -282,17 +285,20 @@ def _variable(
 ) -> Variable | None:
     """Return the variable that ``header`` describes.
 
-    None for a variable of an unknown class (opaque objects, functions).
+    ``packed`` is the start and the size of the compressed bytes; None: the variable is
+    not compressed. ``start`` is the position at which the header begins, in the file
+    or in the decompressed bytes. Returns None for a variable of an unknown class
+    (opaque objects, functions).
     """
     flags = int(np.frombuffer(header.element(_FLAGS), f"{header.endian}u4")[0])
-    number = flags & 0xFF
-    if number not in _CLASSES and number not in _OTHER_CLASSES:
+    class_number = flags & 0xFF
+    if class_number not in _CLASSES and class_number not in _OTHER_CLASSES:
         return None
     shape = tuple(np.frombuffer(header.element(_SIZES), f"{header.endian}i4").tolist())
     name = header.element(_NAME).decode("latin1")
     is_complex = flags >> 8 & _COMPLEX
-    if is_complex or number in _OTHER_CLASSES:
-        kind = "complex" if is_complex else _OTHER_CLASSES[number]
+    if is_complex or class_number in _OTHER_CLASSES:
+        kind = "complex" if is_complex else _OTHER_CLASSES[class_number]
         return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
     code, length = header.tag()
     if code not in _STORED:
@@ -305,5 +311,5 @@ def _variable(
             f" {list(shape)[:8]}"
         )
     return Variable(
-        name, _CLASSES[number], shape, stored, packed, start + header.position
+        name, _CLASSES[class_number], shape, stored, packed, start + header.position
     )

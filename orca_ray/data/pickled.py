@@ -104,12 +104,12 @@ class PickledArray:
         """Check and store the pickled state: shape, type, memory order and content."""
         if not isinstance(state, tuple) or len(state) != 5 or self._content is not None:
             raise NotPlain("it has an array whose state is not what numpy writes")
-        _, self._shape, dtype, fortran, content = state
+        _, self._shape, dtype, fortran, content = state  # the first is a version
         self._order: Literal["C", "F"] = "F" if fortran else "C"
-        checked = _checked_type(dtype)
-        if not checked.hasobject:
+        checked_type = _checked_type(dtype)
+        if not checked_type.hasobject:
             self._content = _from_bytes(
-                content, checked, self._shape, self._order, self._charge
+                content, checked_type, self._shape, self._order, self._charge
             )
         elif type(content) is not list or len(content) != _num_items(self._shape):
             raise NotPlain(
@@ -130,7 +130,7 @@ class PickledArray:
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
         """Return the NumPy array.
 
-        An array of objects holds the results of ``settle_all`` for the pickled items.
+        ``settle_all`` replaces the stand-ins among the items of an array of objects.
         """
         if self._content is None:
             raise NotPlain("it has an array without a state")

@@ -288,6 +288,7 @@ def _run_build(build: Build, workspace: Workspace) -> Arrays:
         places = (workspace.task, str(workspace.raw), str(workspace.directory))
         if any(place in text for place in places):
             raise
+        # The cause is kept: it shows whether the disk is full.
         raise UserError(
             f"{workspace.task} (raw files in {workspace.raw}): {text}"
         ) from error.__cause__
@@ -465,6 +466,7 @@ def held_rows(data: PreparedData, fold: int) -> Array:
             f"{data.name} has {num_folds(data)} folds: data.fold must be one of them,"
             f" got {fold}"
         )
+    # A row of ``folds`` is a division, with the fold of each sample, from 1 on.
     sizes = data.folds.max(axis=1)
     division = int(np.searchsorted(np.cumsum(sizes), fold))
     return np.flatnonzero(data.folds[division] == fold - sizes[:division].sum())

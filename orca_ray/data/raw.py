@@ -238,6 +238,7 @@ class Pins:
             return pins[path]
 
     def _write(self, pins: Mapping[str, Pin]) -> None:
+        """Write the lock file with these pins."""
         entries = {
             path: {"sha256": pin.sha256, "bytes": pin.num_bytes, "url": pin.url}
             for path, pin in sorted(pins.items())

@@ -210,6 +210,7 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     from scipy.io import wavfile
 
     content = cache.read_bytes(path)
+    # Bytes 4 to 7 have the number of bytes that follow them.
     declared = int.from_bytes(content[4:8], "little") + 8
     if content[:4] == b"RIFF" and len(content) < declared:  # SciPy reads what there is
         raise UserError(

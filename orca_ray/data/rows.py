@@ -158,8 +158,8 @@ class PairwiseRows:
         along_columns = selected.get("columns", along_rows)
         features = self._features
         rows = np.zeros((len(along_rows), *self.shape[1:]), self.dtype)
-        everything = np.broadcast_to((0, self.shape[-1]), (len(rows), 2, 2))
-        extents = selected.get("extents", everything).tolist()
+        whole_field = np.broadcast_to((0, self.shape[-1]), (len(rows), 2, 2))
+        extents = selected.get("extents", whole_field).tolist()
         for index, ((top, bottom), (left, right)) in enumerate(extents):
             inside = rows[index, :, top:bottom, left:right]
             inside[:features] = along_rows[index, :, top:bottom, None]

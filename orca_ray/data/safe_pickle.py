@@ -114,6 +114,7 @@ class _Source:
         self._opcode = b""
 
     def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes; EOFError if there are fewer."""
         # checked before the read allocates memory
         fits = 0 <= size <= self._size - self.num_bytes
         content = self._stream.read(size) if fits else b""
@@ -125,6 +126,10 @@ class _Source:
         return content
 
     def readline(self) -> bytes:
+        """Return the next line; an empty text in place of a text of Python 2.
+
+        The text of Python 2 is stored in `text`.
+        """
         line = self._stream.readline()
         self.num_bytes += len(line)
         if not line.endswith(b"\n"):
@@ -152,6 +157,10 @@ class _Machine:
         self._globals = StandIns(self._charge)
 
     def run(self) -> Any:
+        """Carry out the opcodes of the pickle, and return the object that they build.
+
+        Arrays in it are stand-ins. Raises NotPlain for an opcode that is refused.
+        """
         for opcode, argument, _ in pickletools.genops(self.source):  # type: ignore[arg-type]
             if opcode.name in _REFUSED:
                 raise NotPlain(f"it holds {_REFUSED[opcode.name]}; {ALLOWED}")
@@ -259,6 +268,7 @@ class _Machine:
         self.push(function.call(*arguments))
 
     def build(self, state: object) -> None:
+        """Set the state of the array or the array type on top of the stack."""
         target = self.stack[-1]
         if not isinstance(target, PickledType | PickledArray):
             raise NotPlain(

@@ -114,6 +114,7 @@ def _rounded(values: Array, scale: Array) -> Array:
     """
     rounded = []
     for value, unit in zip(np.ravel(values), np.ravel(scale), strict=True):
+        # The first digit of ``unit`` is digit 1, the sixth is five places further.
         decimals = 5 - math.floor(math.log10(unit))
         rounded.append(round(float(value), decimals))
     flat = np.array(rounded, dtype=np.float64).astype(np.float32)

@@ -396,6 +396,7 @@ def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
 
 
 def _cause(error: Exception | None, text: str) -> Cause:
+    """Return the cause of a failure, from Ray's exception and Tune's text about it."""
     if isinstance(error, RayActorError):
         if error.preempted:
             return Cause.PREEMPTED
@@ -405,8 +406,10 @@ def _cause(error: Exception | None, text: str) -> Cause:
             error.cause, RayActorError
         )
     if raised:  # by the worker, outside of the trial
-        known = getattr(error, "cause", None)
-        return CAUSES[classify(known)] if isinstance(known, Exception) else Cause.CODE
+        original = getattr(error, "cause", None)
+        if not isinstance(original, Exception):
+            return Cause.CODE
+        return CAUSES[classify(original)]
     memory = isinstance(error, OutOfMemoryError) or any(
         sign in text for sign in _MEMORY_MONITOR
     )

@@ -46,14 +46,14 @@ def passed_environment() -> dict[str, str]:
 
     They are those of `_NAMES` and of `_PREFIXES`.
     """
-    found = {
+    passed = {
         name: value
         for name, value in os.environ.items()
         if name in _NAMES or name.startswith(_PREFIXES)
     }
-    if found.get(cache.HOME_VARIABLE):
-        found[cache.HOME_VARIABLE] = str(cache.home())  # absolute
-    return found
+    if passed.get(cache.HOME_VARIABLE):
+        passed[cache.HOME_VARIABLE] = str(cache.home())  # absolute
+    return passed
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class Control:
         self._say(f"{number} failed {trials} will run again by request")
 
     def _state(self, now: float) -> LiveState:
+        """Return the live state, with the rate of the last `_RATE_SECONDS`."""
         while self._ended and self._ended[0] < now - _RATE_SECONDS:
             self._ended.popleft()
         rate = None

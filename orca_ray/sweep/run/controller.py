@@ -188,7 +188,7 @@ class SweepController:
         item = self.trials[key]
         item.placed = True
         self._unplaced.pop(key, None)
-        if item.attempts == 1:
+        if item.attempts == 1:  # later attempts keep the time of the first one
             item.started_at = datetime.now(UTC)
         trial = item.trial
         self._emit(
@@ -329,13 +329,14 @@ class SweepController:
         return record
 
     def retry(self, key: str = "") -> int:
-        """Run the failed trial ``key`` again, and return how many will run again.
+        """Run the failed trial ``key`` again; return the number of trials that do.
 
         An empty ``key`` stands for all failed trials.
         """
         self._recorder.flush()
-        number = self.searches.retry(key, list(self.trials))
-        if number:
+        num_retried = self.searches.retry(key, list(self.trials))
+        if num_retried:
+            # The searches were rebuilt: running trials must refer to the new ones.
             rebuilt = {
                 (plan.task, plan.method): search
                 for search in self.searches
@@ -343,7 +344,7 @@ class SweepController:
             }
             for item in self.trials.values():
                 item.search = rebuilt[item.trial.task, item.trial.method]
-        return number
+        return num_retried
 
     def seconds_left(self) -> float | None:
         """Return the estimated seconds until the sweep is done.
@@ -359,7 +360,7 @@ class SweepController:
     def demand(self) -> Counter[Resources]:
         """Return the number of trials that could run at once on an unlimited cluster.
 
-        The numbers are given by the resources of a trial.
+        There is one number for each different request of resources.
         """
         demand: Counter[Resources] = Counter()
         if self.control.paused or self.control.stopping:
@@ -489,6 +490,7 @@ class SweepController:
             return False
         if not search.is_open_ended:
             return True
+        # The capacity is 0 if no node is large enough yet, or if there is no cluster.
         capacity = self.placement.capacity(resources)
         return not 0 < capacity <= self.in_flight[resources]
 
@@ -519,10 +521,11 @@ class SweepController:
         The function is valid until the next trial starts.
         """
         long_ago = self.failures.now() - PATIENCE_SECONDS
-        late = takewhile(
+        # Trials are in the order in which they were handed out.
+        late_trials = takewhile(
             lambda item: item.handed_out < long_ago, self._unplaced.values()
         )
-        overdue = {item.trial.resources for item in late}
+        overdue = {item.trial.resources for item in late_trials}
         return functools.cache(
             lambda wanted: self.placement.admits(wanted, self.in_flight, overdue)
         )

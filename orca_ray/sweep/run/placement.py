@@ -184,6 +184,7 @@ class Placement:
             )
             gpus = self._share(trial, request.gpus, measured=measured)
         resources = replace(trial.resources, gpus=gpus)
+        # After the first time, only the micro-batch is halved.
         if gpus or history.counts[Cause.MEMORY] < 2:
             return resources
         return replace(resources, memory_gib=self._more_memory(resources.memory_gib))
@@ -217,6 +218,7 @@ class Placement:
         # A few more than fit, which Ray sees as waiting.
         if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:
             return False
+        # Other trials would take the room that an overdue trial waits for.
         for resources in overdue:
             if resources != wanted and any(map(resources.slots_on, self.nodes)):
                 return False

@@ -99,8 +99,8 @@ class Recorder:
             records=[record],
             curves=[CurvePoint(**of_trial, **point) for point in points],
             artefacts=[
-                ArtefactRow(self._sweep, record.trial_key, **asdict(each))
-                for each in report.artefacts
+                ArtefactRow(self._sweep, record.trial_key, **asdict(artefact))
+                for artefact in report.artefacts
             ],
             logs=self._log_rows([item], ended=True),
         )
@@ -133,20 +133,21 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store, and delete checkpoints.
+        """Compact the store, and delete the checkpoints of some trials.
 
-        They are those of the trials ``keys``, and of all trials of the searches (task,
-        method) in ``done``.
+        These are the trials ``keys``, and all trials of the searches ``done``, which
+        are given as pairs (task, method).
         """
         self._store.compact()
         journal = self._store.journal(self._sweep)
         self._checkpoints.remove(
             *keys,
-            *(each.trial_key for each in journal if (each.task, each.method) in done),
+            *(row.trial_key for row in journal if (row.task, row.method) in done),
         )
         self._checkpoints.remove_directory()
 
     def _write(self) -> None:
+        """Write all waiting rows; then delete checkpoints of trials that have ended."""
         self._before()
         if any(self._rows.values()):
             self._store.append(**self._rows)
@@ -167,6 +168,10 @@ class Recorder:
     def _log_rows(
         self, items: Iterable[TrialState], *, ended: bool = False
     ) -> list[LogRow]:
+        """Take the texts that the trials ``items`` have logged, and return their rows.
+
+        ``ended``: the attempts have ended, and all of their texts are taken.
+        """
         texts = [(item, item.log.take(ended=ended)) for item in items]
         now = datetime.now(UTC)
         return [
@@ -243,7 +248,7 @@ def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, A
     align = [point for point in curve if point.stage == "align"]
     refine = [point for point in curve if point.stage == "refine"]
     outcome: dict[str, Any] = {
-        **dict.fromkeys(each.name for each in fields(Outcome)),
+        **dict.fromkeys(field.name for field in fields(Outcome)),
         "align_epochs": len(align),
         "align_seconds": sum(point.seconds for point in align),
         "refine_seconds": sum(point.seconds for point in refine),

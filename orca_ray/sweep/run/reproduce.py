@@ -102,15 +102,20 @@ def reproduce(
     again = run_again(record, make_trial(record), model)
     old = _score(record)
     new = _score(again)
-    ours = record.reproducible_fields()
-    theirs = again.reproducible_fields()
-    known = (
-        name for name in ours if ours[name] is not None or name not in RECORDS.later
+    old_fields = record.reproducible_fields()
+    new_fields = again.reproducible_fields()
+    # Records of earlier versions lack the columns that were added later.
+    comparable = (
+        name
+        for name in old_fields
+        if old_fields[name] is not None or name not in RECORDS.later
     )
     changed = {
-        name: (ours[name], theirs[name]) for name in known if ours[name] != theirs[name]
+        name: (old_fields[name], new_fields[name])
+        for name in comparable
+        if old_fields[name] != new_fields[name]
     }
-    about = {
+    environments = {
         name: (getattr(record, name), getattr(again, name)) for name in ENVIRONMENT
     }
     differences = {
@@ -127,7 +132,9 @@ def reproduce(
         agrees=agrees,
         rule=rule,
         differences=differences,
-        environment={name: pair for name, pair in about.items() if pair[0] != pair[1]},
+        environment={
+            name: pair for name, pair in environments.items() if pair[0] != pair[1]
+        },
     )
 
 
@@ -158,16 +165,16 @@ def make_trial(record: Record) -> TrialSpec:
             f"the data of {task.name} are not prepared on this machine: run {commands}"
         )
     if data.fingerprint != record.data_fingerprint:
-        found = (
+        fingerprints = (
             f"fingerprint {data.fingerprint} here, {record.data_fingerprint} in the"
             " record"
         )
         raise UserError(
-            f"the data of {task.name} are not those of the record ({found}): run"
+            f"the data of {task.name} are not those of the record ({fingerprints}): run"
             f" {commands}"
         )
     hyperparameters = json.loads(record.hyperparameters)
-    replaced = _REPLACED_SOURCE.search(record.notes or "")
+    replaced_source = _REPLACED_SOURCE.search(record.notes or "")
     trial = TrialSpec(
         task=record.task,
         method=record.method,
@@ -179,7 +186,7 @@ def make_trial(record: Record) -> TrialSpec:
         phase="confirm" if record.phase == "confirm" else "search",
         epochs=int(hyperparameters.get("refine.epochs", record.epochs)),
         resources=_resources(record),
-        replaced_source=replaced[1] if replaced else "",
+        replaced_source=replaced_source[1] if replaced_source else "",
         deterministic=bool(record.deterministic),
     )
     if trial.key != record.trial_key:
@@ -247,9 +254,9 @@ def _score(record: Record) -> float | None:
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of the trials that differ from that of ``record`` in the seed.
+    """Return the scores of the trial of ``record`` for all seeds that are stored.
 
-    The score of ``record`` itself is included.
+    Its own score is included, and scores of failed trials are left out.
     """
     same = (
         "sweep",
@@ -265,9 +272,9 @@ def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
     records = store.select({name: [getattr(record, name)] for name in same})
     version = record.metric_version or 1
     scores = [
-        _score(each)
-        for each in records
-        if (each.metric_version or 1) == version and not each.status.failed
+        _score(other)
+        for other in records
+        if (other.metric_version or 1) == version and not other.status.failed
     ]
     return [score for score in scores if score is not None]
 
@@ -275,6 +282,12 @@ def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
 def _within_spread(
     old: float | None, new: float | None, seeds: Sequence[float]
 ) -> tuple[bool, str]:
+    """Return whether two scores agree, and a sentence on the rule.
+
+    ``seeds`` has the stored scores for different seeds. The scores agree if they are
+    equal, or if ``new`` is in the 95 % prediction interval of the stored scores. From a
+    single stored score, no interval follows.
+    """
     if len(seeds) < 2:
         return (
             old == new,
@@ -285,6 +298,7 @@ def _within_spread(
         )
     # Student's prediction interval: with few seeds, the standard deviation of the
     # scores is uncertain, too.
+    # Quantile 0.975 on both sides leaves 95 % inside.
     factor = float(special.stdtrit(len(seeds) - 1, 0.975)) * math.sqrt(
         1 + 1 / len(seeds)
     )

@@ -126,10 +126,10 @@ class SweepSearches:
             Row(
                 task=plan.task,
                 method=plan.method,
-                planned=max(plan.num_trials, number),
-                done=number,
+                planned=max(plan.num_trials, num_done),
+                done=num_done,
             )
-            for plan, number in num_finished
+            for plan, num_done in num_finished
             if task in (None, plan.task)
         )
 
@@ -180,7 +180,7 @@ class SweepSearches:
         self._adopt([search])
 
     def retry(self, key: str, running: Collection[str]) -> int:
-        """Run the failed trial ``key`` again, and return how many will run again.
+        """Run the failed trial ``key`` again; return the number of trials that do.
 
         An empty ``key`` stands for all failed trials. Trials of an open-ended search do
         not run again.
@@ -214,6 +214,7 @@ class SweepSearches:
         return any(search.is_open_ended for search in self._searches)
 
     def _reused(self) -> str:
+        """Return the sentence for `reused`."""
         records = self.records
         if not records or self._is_open_ended:
             return ""

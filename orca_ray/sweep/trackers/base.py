@@ -197,6 +197,7 @@ class _TrackerThread:
     def close(self) -> None:
         """Wait until the tracker has written everything, or makes no progress."""
         self.put(None)
+        # Larger than any number of waiting events, so that the first check passes.
         num_left = MAX_WAITING + 1
         while self._thread.is_alive():
             num_waiting = self._waiting.qsize()
@@ -207,6 +208,7 @@ class _TrackerThread:
             self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
+        """Pass events to the tracker until None comes; the thread runs this method."""
         try:
             event = self._waiting.get()
             while event is not None:
@@ -221,6 +223,7 @@ class _TrackerThread:
             self._give_up(f"{type(error).__name__}: {error}")
 
     def _apply(self, event: events.Event) -> None:
+        """Pass an event to the tracker; ignore events of no interest to it."""
         match event:
             case events.SweepStarted():
                 self._sweep = event.sweep
@@ -238,6 +241,7 @@ class _TrackerThread:
     def _start(
         self, trial: events.TrialStarted | Record, hyperparameters: Mapping[str, Scalar]
     ) -> None:
+        """Start a run of the tracker for ``trial``, unless this was done before."""
         if (key := trial.trial_key) not in self._started:
             tags = {
                 name: str(getattr(trial, name))
@@ -254,6 +258,7 @@ class _TrackerThread:
             self._started.add(key)
 
     def _give_up(self, why: str) -> None:
+        """Log once that the tracker gets no more events, and ``why``."""
         if not self._given_up:
             self._given_up = True
             why = _without_password(why.partition("\n")[0])
