@@ -91,6 +91,7 @@ class NotebookProgress:
         self._best[method] = lower(self._best.get(method), record.validation_score)
 
     def _text(self) -> str:
+        """Return the progress as text: a line for the time, and one for each method."""
         seconds = time.monotonic() - self._started
         head = f"adapt: {seconds:.0f} s of {self._seconds:.0f} s"
         lines = [", ".join([head, *self._running.values()])]

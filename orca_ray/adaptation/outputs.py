@@ -156,6 +156,10 @@ class TrialOutputs:
         return self._by_trial[record.trial_key][split]
 
     def _read(self, record: Record) -> Mapping[str, Array]:
+        """Return the stored outputs of a trial's model, by split.
+
+        Raises UserError, which names the file, if they are damaged.
+        """
         content = self._models.read(record.trial_key, OUTPUTS)
         path = f"{self._models.place(record.trial_key)}/{OUTPUTS}"
         try:
@@ -166,6 +170,7 @@ class TrialOutputs:
             raise UserError(f"{path}: {error}") from error
 
     def _as_predictions(self, outputs: Array) -> Array:
+        """Return probabilities for logits; outputs that are numbers are unchanged."""
         match self.average:
             case "softmax":
                 return np.asarray(softmax(outputs, axis=1))

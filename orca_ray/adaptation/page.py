@@ -78,6 +78,7 @@ def _read(package: str, name: str) -> str:
 
 
 def _warnings(warnings: Iterable[str]) -> str:
+    """Return a section with the warnings, as HTML; "" if there are none."""
     paragraphs = _paragraphs(warnings)
     if not paragraphs:
         return ""

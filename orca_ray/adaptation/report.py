@@ -148,6 +148,7 @@ def make_standings(judge: Judge) -> list[dict[str, Any]]:
 
 
 def _standing(judge: Judge, configuration: Configuration) -> dict[str, Any]:
+    """Return the row of a configuration in `make_standings`."""
     judged = judge.outputs.out_of_fold(configuration)
     interval = judged.interval(judged.predictions[0])
     return {

@@ -357,6 +357,7 @@ class AdaptationSweep:
         )
 
     def _data(self) -> PreparedData:
+        """Return the task's prepared data; raise UserError if they cannot be read."""
         data = self.task.prepared()
         if data is None:
             raise UserError(
@@ -380,6 +381,11 @@ class AdaptationSweep:
                 yield judge.single(configuration)
 
     def _refits(self, judge: Judge) -> Refits:
+        """Return the trainings of chosen configurations on all samples.
+
+        They run in this process when they are asked for.
+        """
+
         def run_final(identity: Identity) -> Judge:
             method, _ = identity
             self._search([method], math.inf, "inline", final={identity})
@@ -413,6 +419,7 @@ class AdaptationSweep:
         model: AssembledModel,
         measurement: Measurement,
     ) -> Report:
+        """Return the report of a chosen model, with its measured size and latency."""
         report = make_report(
             judge,
             choice,

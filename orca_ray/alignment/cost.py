@@ -89,6 +89,10 @@ class CostMatrix:
         labels: tuple[Tensor, Tensor] | None = None,
         what: str = "points",
     ) -> None:
+        """Store the points; costs are computed when they are asked for.
+
+        The arguments are those that the class describes.
+        """
         self._is_square = z_mD is None
         self.x_nD = x_nD
         self.z_mD = x_nD if z_mD is None else z_mD

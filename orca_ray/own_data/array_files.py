@@ -66,6 +66,10 @@ Read = Callable[[str], Inputs]
 
 
 def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the samples of a .npy file.
+
+    If ``labelled``, the targets are in another file beside it (see `_target_file`).
+    """
     files = {path.stem: path}
     if labelled:
         files["target"] = _target_file(path, options)
@@ -114,6 +118,10 @@ def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the samples of an HDF5 file, whose rows are read when they are selected.
+
+    ``labelled``: whether targets are read.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, np.dtype[Any]] = {}
 
@@ -147,6 +155,7 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the samples of a MATLAB file; ``labelled``: whether targets are read."""
     cache.check_special(path)
     stored_shapes = _mat_shapes(path)
     shapes = {name: _vector_shape(shape) for name, shape in stored_shapes.items()}
@@ -191,6 +200,11 @@ def _vector_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the samples of tensors saved by PyTorch.
+
+    ``labelled``: whether targets are read. Raises UserError for a file of other
+    content, and for tensors that have no NumPy array.
+    """
     import torch
 
     _check_calls(path)

@@ -55,6 +55,7 @@ class ArrayInputs(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        """Raise ValueError if the numbers of statistics do not fit the shape."""
         is_sample = len(self.shape) in (2, 3) and min(self.shape) > 0
         width = self.shape[1] if self.per_feature else self.num_channels
         if not is_sample or {len(self.mean), len(self.std)} != {width}:

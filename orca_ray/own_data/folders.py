@@ -327,6 +327,10 @@ def _target_column(table: Path, header: list[str], key: str, options: Options) -
 
 
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the images in a folder, which are decoded when they are selected.
+
+    ``labelled``: whether labels are read (see `list_folder`).
+    """
     listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
     paths = listing.paths
     modes = Counter(_mode(file) for file in _evenly_spaced(paths, most=1000))
@@ -369,6 +373,11 @@ _MOST_RATIO = 1000
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the recordings in a folder, at one sampling rate.
+
+    They are decoded when they are selected. ``labelled``: whether labels are read (see
+    `list_folder`).
+    """
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
     paths = listing.paths
     rates = Counter(

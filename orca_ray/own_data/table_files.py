@@ -32,6 +32,11 @@ _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
 
 def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the rows of a text table as samples.
+
+    ``labelled``: whether targets are read. Raises UserError for a file that is no such
+    table, or too large for the memory.
+    """
     size = cache.check_special(path)
     cache.check_memory(
         _GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it"
@@ -93,6 +98,11 @@ def _csv_marks(path: Path, text: str) -> tuple[str, str]:
 
 
 def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the rows of a Parquet file as samples.
+
+    ``labelled``: whether targets are read. Raises UserError for a damaged file, and for
+    a table that is too large.
+    """
     stored = cache.check_special(path)
     try:
         with cache.open_file(path) as stream:
@@ -144,6 +154,12 @@ _SPLITS = {
 
 
 def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserData:
+    """Return the samples of a data set that Hugging Face's ``save_to_disk`` wrote.
+
+    The splits of a dictionary of data sets become declared splits.
+
+    ``labelled``: whether targets are read.
+    """
     if not (path / _DICT).is_file():
         table, features = _read_part(path)
         return _samples(path, table, features, options, labelled)

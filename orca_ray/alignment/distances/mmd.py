@@ -57,6 +57,7 @@ class MMD(Distance):
         ).store()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
+        """Return the squared MMD, with the gradient for a constant bandwidth."""
         h = self.bandwidth(x_nD)
         wants_gradient = x_nD.requires_grad
         x_nD = x_nD - self._center_D

@@ -48,6 +48,7 @@ class OTDD(Distance):
     degree = 2
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
+        """Return eps, the classes' Gaussians, and OT of the source to itself."""
         x_ND = x_ND - x_ND.mean(0)
         report = SolverReport()
         label_terms = Gaussians.of(_classes(x_ND, y_N)).terms()
@@ -81,6 +82,10 @@ class OTDD(Distance):
         self._gaussians = Gaussians.from_terms(terms, x_ND)
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
+        """Return the Sinkhorn divergence between target and source.
+
+        The divergence is OT between both minus half of OT of each to itself.
+        """
         report = SolverReport()
         x_nD = x_nD - self._center_D
         classes = _classes(x_nD, y_n)

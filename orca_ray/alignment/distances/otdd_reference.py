@@ -360,6 +360,7 @@ class ReferenceOTDD(Distance):
     precision = torch.float32
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
+        """Return tables of `self_values`, of each source class and of all of them."""
         source = _Source(x_ND, y_N)
         squared, _ = source.diameters(source.x_ND)
         if not _in_range(squared, source.x_ND.dtype):
@@ -396,6 +397,10 @@ class ReferenceOTDD(Distance):
         self._self_SP = terms["self_SP"].cpu()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
+        """Return the mean of the classes' distances, weighted by their shares.
+
+        Its gradient is that of `_class_distance`.
+        """
         total = 0.0
         gradient_nD = torch.zeros_like(x_nD)
         source = self._usable_source

@@ -38,6 +38,10 @@ class Wasserstein(Distance):
         self._x_ND = x_ND - self._center_D
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
+        """Return the exact transport cost.
+
+        Raises UserError if it takes too much memory.
+        """
         # 8 bytes a float64.
         needed_bytes = _COPIES * 8 * len(x_nD) * len(self._x_ND)
         limit = distance.MEMORY_BYTES
