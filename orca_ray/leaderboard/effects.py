@@ -368,6 +368,7 @@ class _Labels:
     """
 
     def __init__(self, grid: EffectGrid) -> None:
+        """Label the planned cells of a grid."""
         self.tasks = list(dict.fromkeys(task for task, _ in grid.cells))
         self.cells: list[Levels] = []
         self.places: dict[str, list[tuple[int, int]]] = {}

@@ -14,8 +14,10 @@ def _render(report: BoardReport) -> str:
 
 def _render_effects(effects: Effects) -> str:
     """Return a page that shows the effects of a grid first, and no methods."""
+    # The page of effects shows no versions of metrics and no fingerprints of data.
     infos = {
-        task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()
+        task: TaskInfo(task, metric, metric_version=1, data_fingerprint="")
+        for task, metric in effects.metrics.items()
     }
     board = replace(
         empty_board(effects.benchmark),

@@ -16,6 +16,7 @@ from orca_ray.results.record import Status
 
 
 def _render(report: BoardReport) -> str:
+    """Return the JSON document of a board, with all that a board holds."""
     board = report.board
     statistics = report.statistics("method", "pair")
     cells = [
@@ -47,6 +48,7 @@ def _render(report: BoardReport) -> str:
 
 
 def _task(report: BoardReport, info: TaskInfo) -> dict[str, Any]:
+    """Return a task with its best methods, those tied with them, and all scores."""
     board = report.board
     tied = [method for method in report.methods if (info.name, method) in report.tied]
     scores = {
@@ -61,6 +63,7 @@ def _task(report: BoardReport, info: TaskInfo) -> dict[str, Any]:
 
 
 def _method(report: BoardReport, method: str) -> dict[str, Any]:
+    """Return a method with the statistics of `on_boards` and its trials by status."""
     statistics = {
         name: report.statistic(name).loc[method].to_dict() for name in on_boards()
     }
@@ -96,6 +99,7 @@ def _answer(answer: QuestionAnswer) -> dict[str, Any]:
 
 
 def _cell(cell: BoardCell) -> dict[str, Any]:
+    """Return a cell without its score as JSON types: times and statuses become text."""
     provenance = asdict(cell.provenance)
     for name in ("started_at", "finished_at"):
         if provenance[name] is not None:
@@ -113,6 +117,7 @@ def _cell(cell: BoardCell) -> dict[str, Any]:
 
 
 def _render_effects(effects: Effects) -> str:
+    """Return the JSON document of the effects of a grid's factors."""
     document = {
         "benchmark": effects.benchmark,
         "sweep": effects.sweep,

@@ -66,11 +66,12 @@ def escaped(text: str) -> str:
 
 
 def _character(char: str) -> str:
+    """Return the LaTeX of a character: itself, a command, or its code U+...."""
     if char in _SPECIAL:
         return _SPECIAL[char]
     if char.isascii():
         return char
-    parts = unicodedata.normalize("NFD", char)
+    parts = unicodedata.normalize("NFD", char)  # a letter and its accents
     if len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS:
         return f"\\{_ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"U+{ord(char):04X}"
@@ -126,6 +127,7 @@ def _notes(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _render(report: BoardReport) -> str:
+    """Return the tables of a board and of published results, and the notes on them."""
     board = report.board
     title, subtitle = text.titles(report)
     lines = [
@@ -134,7 +136,8 @@ def _render(report: BoardReport) -> str:
     ]
     if board.tasks:
         grid = text.score_grid(report, _BEST, " ± ")
-        lines += _tables(grid, len(grid) - len(on_boards()))
+        # The last rows are statistics, which a rule divides from the scores.
+        lines += _tables(grid, rule=len(grid) - len(on_boards()))
         lines += _notes(
             [
                 "bold: best score of the task",

@@ -49,6 +49,10 @@ def _cell(text: str) -> str:
 
 
 def _render(report: BoardReport) -> str:
+    """Return the tables of a board, of costs and of published results, and the notes.
+
+    Unlike `score_grid`, the table of scores has a second column with the metrics.
+    """
     board = report.board
     title, subtitle = text.titles(report)
     lines = [escaped(f"{title}; {subtitle}"), ""]
@@ -62,14 +66,15 @@ def _render(report: BoardReport) -> str:
             row.insert(1, metric)
         for row in grid[1 + num_tasks :]:
             row.insert(1, "")
-        lines += [*markdown_table(_cells(grid), 2), ""]
+        lines += [*markdown_table(_cells(grid), names=2), ""]
     lines += [f"- {escaped(line)}" for line in text.footer(report)]
     sections = text.published_grids(report, _BEST)
     costs = text.cost_grid(report)
     if costs is not None:
         sections.insert(0, costs)
     for title, grid in sections:
-        lines += ["", f"**{escaped(title)}**", "", *markdown_table(_cells(grid), 1)]
+        table = markdown_table(_cells(grid), names=1)
+        lines += ["", f"**{escaped(title)}**", "", *table]
     notes = text.published_footer(report)
     if notes:
         lines += ["", *(f"- {escaped(note)}" for note in notes)]
@@ -82,9 +87,10 @@ def _markdown_effects(effects: Effects) -> str:
         "- Ratios on single tasks: **bold** is better beyond noise, *italic* worse."
     )
     lines = [escaped(effects_title(effects)), "", *foot]
-    for title, rows, names in effects_sections(effects, full=True):
+    for title, rows, num_names in effects_sections(effects, full=True):
+        # Not `escaped`, since the marks of bold and italic ratios must stay.
         cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
-        lines += ["", f"## {printable(title)}", "", *markdown_table(cells, names)]
+        lines += ["", f"## {printable(title)}", "", *markdown_table(cells, num_names)]
     return "\n".join(lines)
 
 

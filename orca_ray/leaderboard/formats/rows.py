@@ -41,6 +41,10 @@ _SCHEMA = pa.schema([*SCHEMA, *_ADDITIONAL])
 
 
 def _rows(report: BoardReport) -> list[dict[str, object]]:
+    """Return the scores of a report as rows with columns of `_SCHEMA`.
+
+    Own scores have the ``kind`` "own"; the published scores follow.
+    """
     facts = {key: report.read_facts(cell) for key, cell in report.board.cells.items()}
     rows = [
         {**row, "kind": "own", **facts.get((row["task"], row["method"]), {})}

@@ -46,7 +46,7 @@ def renderables(
         grid = _printable_cells(text.score_grid(report, "{}" + BEST, "±"))
         has_curves = curves and _add_curves(report, grid)
         yield ""
-        yield from _tables(grid, width, 1 + len(board.tasks))
+        yield from _tables(grid, width, rule=1 + len(board.tasks))
         lines.append(f"{BEST} best score of the task")
         lines.append(text.metrics_text(board.metrics, board.benchmark))
         if has_curves:
@@ -67,9 +67,9 @@ def renderables(
 
 
 def brief_board(report: BoardReport, width: int, most: int) -> Iterator[RenderableType]:
-    """Yield mean ranks and the scores of the last ``most`` tasks.
+    """Yield the mean ranks of a board, and the scores of the last ``most`` tasks.
 
-    It is for a board that is drawn again and again.
+    This short form is for a board that is drawn again and again during a sweep.
     """
     ranks = report.statistic("mean_rank")["value"].dropna()
     tasks = f"{len(report.common_tasks)} of {len(report.board.tasks)} tasks"
@@ -157,6 +157,7 @@ def _cell_width(cell: str) -> int:
 
 
 def _table(grid: TextRows, rule: int) -> RenderableType:
+    """Return a grid as a Rich table, with a rule after its first ``rule`` rows."""
     titles, *rows = grid
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
@@ -164,7 +165,7 @@ def _table(grid: TextRows, rule: int) -> RenderableType:
     for title in titles:
         table.add_column(_cell(title), no_wrap=True)
     for index, row in enumerate(rows, start=1):
-        is_before_rule = index == rule - 1
+        is_before_rule = index == rule - 1  # the titles are the first of ``rule`` rows
         table.add_row(*map(_cell, row), end_section=is_before_rule)
     return table
 
@@ -177,10 +178,11 @@ def _cell(cell: str) -> RenderableType:
 
 
 def _render(report: BoardReport) -> str:
+    """Return a board as plain text, without colours."""
     stream = io.StringIO()
     console = Console(
         file=stream,
-        width=10_000,
+        width=10_000,  # so wide that Rich wraps nothing
         color_system=None,
         highlight=False,
         markup=False,
@@ -191,6 +193,7 @@ def _render(report: BoardReport) -> str:
 
 
 def _table_effects(effects: Effects) -> str:
+    """Return the tables of effects, without ratios on single tasks, as plain text."""
     lines = [printable(effects_title(effects))]
     for section in effects_sections(effects, full=False):
         lines += ["", printable(section.title), "", *_plain_table(section.grid)]
@@ -201,6 +204,7 @@ def _table_effects(effects: Effects) -> str:
 
 
 def _plain_table(grid: TextRows) -> list[str]:
+    """Return the lines of a table: titles, a rule, and rows with padded cells."""
     cells = _printable_cells(grid)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

@@ -97,7 +97,10 @@ def render_index(boards: Mapping[str, Board]) -> str:
 
 
 def _index_row(name: str, board: Board) -> str:
-    """Return the row of a board, whose page is the file ``name``."""
+    """Return the HTML row of a board in the index, whose page is the file ``name``.
+
+    It names the methods that are best on the most tasks.
+    """
     num_best = {
         method: sum(method in board.best(task) for task in board.tasks)
         for method in board.methods

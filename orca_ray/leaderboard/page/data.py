@@ -143,6 +143,7 @@ def _scored_keys(board: Board) -> set[str]:
 def _task(
     board: Board, info: TaskInfo, about: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Any]:
+    """Return a task with its label, and its texts in ``about`` as ``NAME_text``."""
     texts = about.get(info.name, {})
     return {
         **asdict(info),
@@ -154,7 +155,8 @@ def _task(
 def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
     """Return task, method, seed, score and record of each row of the score table.
 
-    The record is the place of a record among ``keys``; -1 for none.
+    Task and method are indices into the lists of the page. The record is the index of
+    its key in ``keys``, the trial keys of the records on the page; -1 for none.
     """
     tasks = list(board.tasks)
     methods = sorted(board.methods)
@@ -233,7 +235,7 @@ def _gains(board: Board, searches: pd.DataFrame) -> list[list[Any]]:
     methods = sorted(board.methods)
     rows = gains(searches).itertuples(index=False, name=None)
     return [
-        [board.tasks.index(task), methods.index(method), _plain(log, 10)]
+        [board.tasks.index(task), methods.index(method), _plain(log, digits=10)]
         for task, method, log in rows
     ]
 
@@ -264,6 +266,7 @@ class _ShownRecords(NamedTuple):
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> _ShownRecords:
+    """Return the records that a page holds; see `MAX_RECORDS`."""
     num_records = len(records)
     if num_records <= MAX_RECORDS:
         note = f"All {num_records} trials of the sweep."
@@ -280,6 +283,7 @@ def _chosen_records(board: Board, records: pd.DataFrame) -> _ShownRecords:
 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the columns of the shown records as lists of JSON values, by name."""
     columns: dict[str, list[Any]] = {
         "key": rows["trial_key"].tolist(),
         "task": rows["task"].tolist(),
@@ -331,7 +335,10 @@ def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _effects(effects: Effects) -> dict[str, Any]:
-    """Return the main effect of each factor, and all tables as text."""
+    """Return the main effect of each factor, and all tables of effects as text.
+
+    A main effect compares levels of one factor over all cells of the grid.
+    """
     main: dict[str, Any] = {}
     for comparison in effects.comparisons:
         if comparison.given or len(comparison.changed) != 1:
@@ -437,7 +444,7 @@ def _thinned_curve(
     kept_places = sorted({*places[::step], places[-1]})
     curve = {}
     for name, column in columns.items():
-        values = [_plain(column[place], 6) for place in kept_places]
+        values = [_plain(column[place], digits=6) for place in kept_places]
         if any(value is not None for value in values):
             curve[name] = values
     return curve
@@ -464,6 +471,10 @@ def _known_costs(cell: BoardCell) -> dict[str, float]:
 
 
 def _trial_counts(cell: BoardCell) -> dict[str, Any]:
+    """Return the statuses, starts and hours of all trials of a cell; see `Provenance`.
+
+    Statuses without a trial are left out.
+    """
     provenance = cell.provenance
     statuses = {
         status.value: count for status, count in provenance.statuses.items() if count
@@ -480,6 +491,7 @@ def _trial_counts(cell: BoardCell) -> dict[str, Any]:
 
 
 def _published(published: Published, benchmark: str) -> dict[str, Any]:
+    """Return the published results as plain JSON; see the fields of `Published`."""
     beside = None
     if published.beside:
         beside = _published_table(published.beside, benchmark)
@@ -493,6 +505,7 @@ def _published(published: Published, benchmark: str) -> dict[str, Any]:
 
 
 def _published_table(table: PublishedTable, benchmark: str) -> dict[str, Any]:
+    """Return a table of published results as plain JSON: columns, then methods."""
     columns = [
         {
             **asdict(column),

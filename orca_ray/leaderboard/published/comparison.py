@@ -39,8 +39,9 @@ def published_for(
     versions = dict(current or {})
     for task, info in board.infos.items():
         key = task, info.metric, board.protocol
-        pinned = versions.get(key, (0, ""))[1]
-        versions[key] = info.metric_version, info.data_fingerprint if pinned else ""
+        _, pinned_fingerprint = versions.get(key, (0, ""))
+        fingerprint = info.data_fingerprint if pinned_fingerprint else ""
+        versions[key] = (info.metric_version, fingerprint)
     rows = [
         *tables.published_rows(board.benchmark),
         *tables.rows_of_others(board.benchmark, imported, versions),
@@ -97,10 +98,10 @@ def compare(
     metrics: Mapping[str, str] | None = None,
     protocol: str = "",
 ) -> tables.Published:
-    """Return tables of published rows, and a table with the store's scores.
+    """Return tables of published rows, and a table with the store's own scores.
 
-    The latter has the published rows that are comparable to the store's scores. ``own``
-    are the store's scores (see `own_row`), ``metrics`` the metric of own scores by
+    The table with own scores also has the published rows that are comparable to them.
+    ``own`` are the own scores (see `own_row`), ``metrics`` the metric of own scores by
     task, and ``protocol`` the protocol of own scores.
     """
     claims = [row for row in rows if row.setting == tables.CLAIM]
@@ -204,10 +205,11 @@ def own_row(
 def _table(
     title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]
 ) -> tables.PublishedTable:
-    """Return a table of rows; the first unflagged row of a cell counts.
+    """Return a table of rows, with a line for each method and a column for each task.
 
-    ``numbers`` are the numbers of the sources of other people's rows, which keep
-    methods of equal name apart.
+    If several rows belong to one cell, the first one without a flag is shown.
+    ``numbers`` are the numbers of the sources of submitted and imported rows; they
+    follow the method's name, since two sources may use the same name.
     """
     unflagged_first = sorted(rows, key=lambda row: bool(row.flag))
     row_of_task: dict[str, tables.PublishedRow] = {}

@@ -204,6 +204,7 @@ def _mean_row(
     """
     first = scores[0]
     values = [score.score for score in scores]
+    # A score without a seed is a mean over an unknown number of seeds.
     is_mean = len(values) == 1 and first.seed is None
     metric = versioned(first.metric, first.metric_version)
     change = first.version_change(current)
@@ -340,6 +341,7 @@ class PublishedTable:
         return f"{method} ({', '.join(kinds)})"
 
     def _score_text(self, method: str, column: Column, mark: str) -> str:
+        """Return a cell of `grid`: the score, marked if it is flagged or the best."""
         row = self.cells.get((method, column))
         if row is None:
             return "–"
@@ -359,6 +361,7 @@ class PublishedTable:
         }
 
     def _method_to_dict(self, method: str) -> dict[str, Any]:
+        """Return the name, kinds, ranks and cells by task of a method as plain JSON."""
         cells = {}
         for column in self.columns:
             row = self.cells.get((method, column))

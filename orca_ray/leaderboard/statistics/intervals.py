@@ -107,6 +107,8 @@ def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> 
     by_chance_TM = (1 - 1 / num_T) * special.polygamma(1, half_TM)
     num_compared = max(int((num_T - 1).sum()), 1)
     excess = float((squared_TM - by_chance_TM)[known_TM].sum()) / num_compared
+    # The prior degrees of freedom d solve trigamma(d / 2) = excess. The grid of d is
+    # in falling order, because trigamma falls and `np.interp` needs rising points.
     grid = np.geomspace(1e4, 0.2, 2000)
     return float(np.interp(excess, special.polygamma(1, grid / 2), grid))
 

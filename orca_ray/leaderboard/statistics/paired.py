@@ -142,6 +142,7 @@ def student_p(log: Floats, error: Floats, freedom: Floats) -> Floats:
 
     ``error`` are the standard errors of ``log``.
     """
+    # An error of 0 must not divide; a tiny one gives the p-value 0.
     t = np.abs(log) / np.where(error < _ROUNDING, 1e-300, error)
     p_of_equal = np.where(np.isnan(error), np.nan, 1.0)
     return np.where(np.abs(log) < _ROUNDING, p_of_equal, 2 * special.stdtr(freedom, -t))
@@ -237,6 +238,7 @@ class LogScores:
         No variance gets more degrees of freedom than all scores of its task have.
         """
         most_T = self.freedom_TM.sum(axis=1)
+        # One axis of length 1 for each axis between T and X.
         num_middle_axes = variances.ndim - 2
         most = most_T.reshape(-1, *[1] * num_middle_axes)
         return add_variances(variances, freedom, self.prior, most)

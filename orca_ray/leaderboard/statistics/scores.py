@@ -269,6 +269,7 @@ def groups(values: pd.Series) -> NDArray[np.int64]:
         for value in values
     )
     if are_numbers and values.nunique() > NUM_BINS:
+        # Equal numbers get the same place, and so the same group.
         places = values.astype("float64").rank(method="min").to_numpy() - 1
         return (places * NUM_BINS // len(values)).astype(np.int64)
     return pd.factorize(values.map(repr))[0]

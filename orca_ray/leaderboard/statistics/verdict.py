@@ -180,7 +180,7 @@ class _Test:
         def are_enough_seeds(more: int) -> bool:
             if self.over_tasks:
                 freedom: float = num_tasks - 1
-            else:
+            else:  # each of the two methods gets ``more`` scores on each task
                 freedom = self.freedom + 2 * num_tasks * more
             noise = self.noise * self.num_seeds / (self.num_seeds + more)
             deviation = math.sqrt(variance_of_tasks + noise)
