@@ -106,6 +106,7 @@ def find_candidates(records: Sequence[Record], models: StoredModels) -> Candidat
             configuration.records[trial.fold] = record
             if CONFIG not in file_names:
                 configuration.has_models = False
+    # These come last: the trial that they continue may be later in ``records``.
     for trial in continued:
         _add_continued_training(trial, candidates)
     return candidates

@@ -116,6 +116,7 @@ def find_last_training(
         share_of_time = 1.0
         safety = SAFETY_OF_ALL
     sizes = situation.folds.sizes
+    # Number of samples, relative to the training that is continued.
     growth = sizes[origin.samples] / sizes.get(first_fold, 1.0)
     seconds_per_epoch = safety * situation.seconds(before) / before.epochs * growth
     epochs_that_fit = share_of_time * (time_left - SECONDS_OF_MODEL) / seconds_per_epoch
@@ -315,6 +316,7 @@ def is_converged(
     if record.training_loss is None or not num_classes or configuration.is_probe:
         return True
     smoothing = float(configuration.first.get("refine.label_smoothing", 0.0))
+    # The least cross-entropy is the entropy of the smoothed labels; entr(p) = −p log p.
     share_of_others = smoothing / num_classes
     share_of_class = 1 - (num_classes - 1) * share_of_others
     least_loss = entr(share_of_class) + (num_classes - 1) * entr(share_of_others)

@@ -75,7 +75,7 @@ class Situation:
     def started_from(self) -> set[object]:
         """Keys of the trials whose models other trials continued to train.
 
-        None may be among them.
+        None is among them if a configuration started from no model.
         """
         return {
             configuration.values.get(START) for configuration in self.configurations

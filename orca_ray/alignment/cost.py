@@ -311,6 +311,7 @@ class _NuclearNorm(torch.autograd.Function):
         sigma = squares.clamp_min(0).sqrt()
         # Eigenvalues of M^T M are accurate to 1e-16 of the largest one, so their square
         # roots to 1e-8.
+        # The largest value is the last one.
         nonzero = sigma > 1e-7 * sigma[:, -1:]
         inverse = torch.where(nonzero, 1.0 / sigma, 0.0)
         polar = (tall @ v) * inverse[:, None, :] @ v.mT

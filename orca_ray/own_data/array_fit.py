@@ -236,6 +236,7 @@ def _choose_axes(
     data: UserData, summary: Survey, options: Options, notes: Notes, *, dense: bool
 ) -> str:
     """Return the axes of one sample, as given or inferred from the shapes."""
+    # The most frequent shape; of equally frequent ones, the largest.
     shape = max(summary.shapes, key=lambda shape: (summary.shapes[shape], shape))
     allowed = _ALLOWED_AXES.get(len(shape))
     if allowed is None:

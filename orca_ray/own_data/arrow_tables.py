@@ -299,6 +299,7 @@ def _convert_column(column: Any) -> Any:
         return column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     is_duration = types.is_duration(kind) or types.is_time(kind)
     if types.is_temporal(kind) and not is_duration:
+        # Nanoseconds are cut to microseconds, which a safe conversion would refuse.
         has_nanoseconds = getattr(kind, "unit", "") == "ns"
         times = column.cast("timestamp[us]", safe=not has_nanoseconds)
         return times.to_numpy(zero_copy_only=False)

@@ -187,10 +187,10 @@ def infer(
 
     All samples are read once, batch by batch. Statistics are computed on the training
     split. ``options`` override those that the data were read with. ``warn`` is called
-    with each warning. Without ``test``, no test split is held out, no folds are drawn,
-    and a class with a single sample is kept in train (see `splits.draw_splits`).
-    ``gpus``: whether trials run on GPUs. `Inferred.body` is then the whole default
-    body, unless a body is given.
+    with each warning. ``test``: whether there may be a test split. If not, none is held
+    out, no folds are drawn, and a class with a single sample is kept in train (see
+    `splits.draw_splits`). ``gpus``: whether trials run on GPUs. `Inferred.body` is then
+    the whole default body, unless a body is given.
 
     Raises UserError for options that do not fit, and for data that nothing can be
     learnt from: no target, one class, too few samples or groups, different labels with
@@ -248,7 +248,7 @@ def _divide(
 ) -> _DividedData:
     """Code the target of the data, and divide the samples into splits.
 
-    Classes that train lacks are left out. Unless ``test``, there is no test split.
+    Classes that train lacks are left out. ``test``: whether there may be a test split.
     """
     if not len(data):
         raise UserError(f"{data.source}: no samples")

@@ -62,8 +62,8 @@ def draw_splits(
     equal share of each class; ``classes`` [N] are class numbers (None: no classes).
 
     ``options.holdout`` says whether test is held out. By default, it is if the data
-    have times, declare a test split, or have at least `LEAST_HOLDOUT` samples. Without
-    ``test``, it is not.
+    have times, declare a test split, or have at least `LEAST_HOLDOUT` samples.
+    ``test``: whether there may be a test split at all.
 
     Raises UserError for too few samples, groups or times, unknown names of declared
     splits, and an empty split.
