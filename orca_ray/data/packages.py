@@ -157,6 +157,7 @@ def _cached(directory: Path, package: Package) -> list[Path]:
 
 
 def _mismatch(package: Package, actual: str) -> UserError:
+    """Return the error about a wheel with another hash."""
     return UserError(
         f"package {package.requirement}: the hash differs: expected sha256"
         f" {package.sha256}, got {actual}. The package index or a proxy serves another"

@@ -176,11 +176,12 @@ class StandIns(dict[str, Global]):
         return PickledArray(self._charge)
 
     def _scalar(self, dtype: object, content: object = None) -> Any:
-        checked = _checked_type(dtype)
-        if checked.hasobject:
+        """Replace ``numpy.core.multiarray.scalar``, which restores a NumPy scalar."""
+        checked_type = _checked_type(dtype)
+        if checked_type.hasobject:
             raise NotPlain("it has a numpy scalar that holds an object")
-        self._charge(checked.itemsize)
-        return _from_bytes(content, checked, (), "C", self._charge)[()]
+        self._charge(checked_type.itemsize)
+        return _from_bytes(content, checked_type, (), "C", self._charge)[()]
 
     def _from_buffer(
         self, content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None

@@ -332,6 +332,7 @@ class Folder:
             return False
 
     def _is_absent(self, path: str) -> bool:
+        """Return whether there is no file at ``path``."""
         try:
             self._read(path)
         except FileNotFoundError:
@@ -388,6 +389,7 @@ class S3Folder(Folder):
         pass
 
     def _write(self, path: str, content: Any) -> None:
+        # A single request is atomic; a larger upload has several requests.
         if content.size > _ONE_REQUEST_BYTES:
             super()._write(path, content)
             return

@@ -247,6 +247,7 @@ class Lease:
         self._requests.extend(self._take_requests())
 
     def _take_requests(self) -> list[Request]:
+        """Return new requests; remember the paths of those of kind ``retry``."""
         requests = live.take_requests(self._folder, self._sweep, self._retries)
         self._retries |= {
             request.path for request in requests if request.kind == live.RETRY

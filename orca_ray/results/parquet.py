@@ -274,6 +274,7 @@ def _check_columns(schema: Any, kind: Table, where: str) -> None:
 
 
 def _check_size(num_bytes: int, num_rows: int, where: str) -> None:
+    """Raise UserError if the rows of a file would take too much memory."""
     if num_bytes > MAX_TABLE_BYTES:
         raise UserError(
             f"{where} holds {num_rows} rows, which take {num_bytes / 2**30:.1f} GiB of"

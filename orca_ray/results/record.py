@@ -226,6 +226,7 @@ class Record(StoredRow):
             raise ValueError(f"a record's {name} needs a time zone, got {value!r}")
 
     def _check_score(self, name: str) -> None:
+        """Raise ValueError if the trial succeeded, and the score is not finite."""
         value = getattr(self, name)
         is_needed = value is not None and not self.status.failed
         if is_needed and not math.isfinite(value):

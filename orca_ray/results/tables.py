@@ -133,6 +133,7 @@ def _check_journal(table: Any) -> Iterator[ColumnCheck]:
 
 
 def _are_ranges(text: str) -> bool:
+    """Return whether ``text`` is a JSON list of pairs of integers."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -271,13 +271,16 @@ def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) ->
     """
     measured = replace(task, input_scale="measured", target_scale="measured")
     inputs = [
-        input_statistics(data.train.x, each.input_scale) for each in (task, measured)
+        input_statistics(data.train.x, variant.input_scale)
+        for variant in (task, measured)
     ]
     assert (inputs[0] is None) == (inputs[1] is None), (
         "the declared input_scale is not that of the written files"
     )
     bare = replace(data, y_mean=None, y_std=None)
-    targets = [with_target_statistics(each, bare).y_mean for each in (task, measured)]
+    targets = [
+        with_target_statistics(variant, bare).y_mean for variant in (task, measured)
+    ]
     assert (targets[0] is None) == (targets[1] is None), (
         "the declared target_scale is not that of the written files"
     )

@@ -148,6 +148,7 @@ def submit(
 
 
 def _refusal(address: str | None, error: Exception) -> str:
+    """Return the message about a job server that does not accept a job."""
     where = address or "this machine"
     return (
         f"cannot submit a job to the Ray cluster at {where}: {error}\nGive the address"

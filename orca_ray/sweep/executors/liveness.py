@@ -164,6 +164,7 @@ Thus, a service may fail to answer for a short time.
 
 
 def _answers(address: tuple[str, int], seconds: float) -> bool:
+    """Return whether a service accepts a connection within ``seconds``, at least 1."""
     try:
         socket.create_connection(address, timeout=max(seconds, 1.0)).close()
     except OSError:
@@ -268,6 +269,7 @@ class Background:
         return bool(wait([self._result], seconds).done)
 
     def _run(self) -> None:
+        """Call the function, and store its end or its exception for `wait`."""
         try:
             self._work()
             self._result.set_result(None)

@@ -363,6 +363,7 @@ def num_workers(node: NodeResources) -> int:
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:
+    """Return the resources of a node, given its entry in `ray.nodes`."""
     cpus, gpus, memory = (
         node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory")
     )
@@ -427,6 +428,7 @@ def trial_bundle(config: dict[str, Any]) -> Any:
 
 
 def _bundle(wanted: Resources) -> dict[str, float]:
+    """Return resources by Ray's names; resources of 0 other than CPUs are left out."""
     named = {
         "CPU": wanted.cpus,
         "GPU": wanted.gpus,

@@ -165,6 +165,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.controller.failed(key, failure)
 
     def _forget(self, trial_id: str) -> None:
+        """Remove the key, the deadline and the heartbeat of a trial that has ended."""
         del self.keys[trial_id]
         self.deadlines.ended(trial_id)
         with contextlib.suppress(

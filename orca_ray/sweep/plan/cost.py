@@ -232,8 +232,10 @@ def _state(task: Task, protocol: str) -> tuple[str, str]:
 
 
 def _prepared_bytes(task: Task) -> int | None:
+    """Return the size of a task's prepared data; None if shape or number is unknown."""
     if task.input_shape is None or task.num_samples is None:
         return None
+    # A class id has 8 bytes, as many as two numbers in float32.
     outputs = 2 if task.target.kind == "classes" else task.target.num_outputs
     inputs = task.input_bytes or 4 * math.prod(task.input_shape)
     return sum(task.num_samples) * (inputs + 4 * outputs)

@@ -168,12 +168,14 @@ def _shown(location: Location) -> str:
 
 
 def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
+    """Yield the level of each factor, for each cell of the grid."""
     for block in _blocks(file):
         for levels in product(*block.values()):
             yield dict(zip(block, levels, strict=True))
 
 
 def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
+    """Return the hyper-parameters that the levels of a cell set."""
     return {
         name: value
         for level in combination.values()

@@ -245,6 +245,7 @@ def _base_path(base: object, directory: Path) -> Path:
 
 
 def _without_search(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping of a sweep file without the keys of searches, at any depth."""
     return {
         key: _without_search(value) if isinstance(value, dict) else value
         for key, value in values.items()

@@ -48,6 +48,7 @@ def with_fingerprints(searches: Sequence[SearchPlan]) -> list[SearchPlan]:
 
 
 def _known_fingerprint(search: SearchPlan) -> str:
+    """Return the fingerprint for `with_fingerprints`."""
     task = search.declaration
     has_own_splits = task.paper_splits and search.spec.protocol == PAPER
     if task.fingerprint and not has_own_splits:

@@ -170,6 +170,7 @@ def _known(kind: str, *registries: str) -> BeforeValidator:
 
 
 def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
+    """Return ``sources``; UserError if one does not fit its modality."""
     from orca_ray.alignment.registry import check_suitable
 
     for modality, name in sources.items():
@@ -178,6 +179,7 @@ def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
 
 
 def _distinct(values: list[int]) -> list[int]:
+    """Return ``values``, which are seeds; ValueError if one is repeated."""
     if len(set(values)) < len(values):
         raise ValueError(
             "each seed once: two confirm trials of one seed are one trial; got"
@@ -239,6 +241,7 @@ NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
 
 
 def _whole_above_one(gpus: float) -> float:
+    """Return ``gpus``; ValueError for a number above 1 that is not whole."""
     if gpus > 1 and not float(gpus).is_integer():
         raise ValueError(
             "a trial trains on whole GPUs or on a part of one: give e.g. 2, 1 or 0.5;"

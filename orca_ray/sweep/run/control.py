@@ -125,6 +125,7 @@ class Control:
         )
 
     def _cancel(self, trial: str) -> None:
+        """Cancel the trial with the key ``trial``, if it runs."""
         if self._runs(trial):
             self.cancelled.add(trial)
             self._say(f"trial {trial} will be cancelled after its epoch")
@@ -132,9 +133,10 @@ class Control:
             self._say(f"trial {trial} does not run and cannot be cancelled")
 
     def _retry(self, trial: str) -> None:
-        number = self._retry_trials(trial)
-        trials = "trial" if number == 1 else "trials"
-        self._say(f"{number} failed {trials} will run again by request")
+        """Run the failed trial with the key ``trial`` again; "": all failed trials."""
+        num_retried = self._retry_trials(trial)
+        trials = "trial" if num_retried == 1 else "trials"
+        self._say(f"{num_retried} failed {trials} will run again by request")
 
     def _state(self, now: float) -> LiveState:
         """Return the live state, with the rate of the last `_RATE_SECONDS`."""

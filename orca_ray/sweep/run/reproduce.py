@@ -240,6 +240,7 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
 
 
 def _resources(record: Record) -> Resources:
+    """Return the resources of a recorded trial, with at most the GPUs that are here."""
     gpus = 0
     if record.device != "cpu":
         gpus_of_record = max(1, int(record.gpus or 1))

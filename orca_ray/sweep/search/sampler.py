@@ -164,6 +164,7 @@ class Study:
 
 
 def _state(answer: TrialAnswer | None) -> TrialState:
+    """Return Optuna's state of a trial; without an answer, the trial is running."""
     if answer is None:
         return TrialState.RUNNING
     if answer.failed:

@@ -194,6 +194,7 @@ class ModelKeeper:
 
 
 def _completed_confirm_trials(searches: Iterable[TrialSource]) -> list[Record]:
+    """Return the records of the confirm trials that completed."""
     return [
         record
         for search in searches
@@ -248,6 +249,7 @@ def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:
 
 
 def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:
+    """Return the label names in the preprocessing of an own task; else no names."""
     if preprocessing is None:
         return ()
     from orca_ray.own_data.infer_task import Preprocessing

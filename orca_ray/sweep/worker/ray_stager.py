@@ -137,6 +137,7 @@ class RayStager(Stager):
         )
 
     def _poll(self, *, idle: bool) -> list[Staged]:
+        """Return new results, start waiting requests, and remove lost nodes."""
         results: list[Staged] = []
         for name in list(self._nodes):
             node = self._nodes[name]

@@ -69,14 +69,14 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
     They are staged first, unless this process has staged them before. Raises
     StagingError.
     """
-    known = (cache.home(), request)
+    staged_key = (cache.home(), request)
     for _ in range(
         2
     ):  # twice, since files may have been removed or replaced since they were staged
-        if known not in _staged:
+        if staged_key not in _staged:
             with noting_progress():
                 stage(request, staging)
-            _staged.add(known)
+            _staged.add(staged_key)
         try:
             data = get_task(request.task).prepared(request.protocol)
         except UserError:
@@ -85,7 +85,7 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
             data = None  # the declaration of an own task was removed with its data
         if data is not None and data.fingerprint == request.fingerprint:
             return data
-        _staged.discard(known)
+        _staged.discard(staged_key)
     raise StagingError(
         f"{request.task} on node {platform.node()}: its data are removed or replaced"
         " again and again"

@@ -286,11 +286,13 @@ class _Data(Item):
         )
 
     def present(self) -> bool:
+        """Return whether fingerprint and hashes of the files are the right ones."""
         data = self._prepared()
         if data is None or (
             self._fingerprint and data.fingerprint != self._fingerprint
         ):
             return False
+        # Files of equal size and time as in the stamp are not read again.
         state = {
             path.name: [path.stat().st_size, path.stat().st_mtime_ns]
             for path in data.directory.iterdir()
