@@ -26,6 +26,10 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    """Import an object of `_LAZY` when it is first used.
+
+    If a package is missing, the error says which extra installs it.
+    """
     if name not in _LAZY:
         raise AttributeError(f"module 'orca_ray' has no attribute {name!r}")
     try:

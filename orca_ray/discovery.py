@@ -195,6 +195,7 @@ def _entry_points() -> "EntryPoints":
 
 
 def _no_objection(new: _Named, objects: Mapping[str, _Named]) -> str:
+    """Return "": the default ``objection`` of `with_plug_ins` accepts every object."""
     return ""
 
 

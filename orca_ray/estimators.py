@@ -390,8 +390,8 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
         Raises ValueError for samples of another form than in `fit`.
         """
-        numbers = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[numbers])
+        class_indices = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_[class_indices])
 
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities [N, K] of ``classes_``, float32.
@@ -402,6 +402,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         probabilities = self.adapted_.predict_proba(
             UserData(x=self._read(X, reset=False), source="X")
         )
+        # The model may have its classes in another order than `classes_`.
         names = self.adapted_.label_names
         columns = [names.index(str(text)) for text in label_texts(self.classes_)]
         return probabilities[:, columns]

@@ -46,6 +46,7 @@ def check_directory(path: Path, what: str) -> Path:
     """
     check_special(path, what)
     absolute = path.absolute()
+    # The path could be created if the nearest existing one above it is a directory.
     nearest = next(place for place in (absolute, *absolute.parents) if _exists(place))
     if not nearest.is_dir():
         kind = _kind(nearest) or "a broken link"
@@ -231,10 +232,10 @@ def secrets_in(uri: str) -> frozenset[str]:
         name, _, value = parameter.partition("=")
         if not _is_public(name, unquote(value)):
             secrets.append(value)
-    forms: set[str] = set()
+    spellings: set[str] = set()
     for secret in secrets:
-        forms |= {secret, unquote(secret), quote(secret, safe="")}
-    return frozenset(form for form in forms if len(form) >= _MIN_SECRET_LENGTH)
+        spellings |= {secret, unquote(secret), quote(secret, safe="")}
+    return frozenset(text for text in spellings if len(text) >= _MIN_SECRET_LENGTH)
 
 
 def _user_info(place: str) -> str:
@@ -245,6 +246,7 @@ def _user_info(place: str) -> str:
     netloc = place.partition("/")[0]
     if "@" in netloc:
         return netloc[: netloc.rindex("@") + 1]
+    # Text after ":" that is no port is the beginning of a password with "/".
     port = netloc.partition(":")[2]
     if port and not port.isdecimal() and "@" in place:
         return place[: place.rindex("@") + 1]

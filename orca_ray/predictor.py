@@ -324,10 +324,10 @@ class Predictor:
     def decide(self, outputs: Array) -> Array:
         """Return the predictions for the result of `outputs`; see `predict`."""
         if self.task.target.kind == "classes":
-            numbers: Array = outputs.argmax(axis=1)
+            class_numbers: Array = outputs.argmax(axis=1)
             if not self.label_names:
-                return numbers
-            return np.asarray(self.label_names)[numbers]
+                return class_numbers
+            return np.asarray(self.label_names)[class_numbers]
         return self._with_user_axes(outputs > 0 if self.decides else outputs)
 
     def probabilities(self, outputs: Array) -> Array:

@@ -71,6 +71,8 @@ def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
         quota = _read_words(folder / "cpu.cfs_quota_us")
         period = _read_words(folder / "cpu.cfs_period_us")
         quotas_and_periods.append([*quota, *period])
+    # The process may use CPUs for ``quota`` of each ``period`` microseconds. A group
+    # without a limit has the quota "max" or -1.
     quotas = [
         int(words[0]) // int(words[1])
         for words in quotas_and_periods
@@ -126,7 +128,7 @@ def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
     if not own.exists():
         return
     for line in own.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", maxsplit=2)
         parts = Path(path.lstrip("/")).parts
         if controller not in controllers.split(",") or ".." in parts:
             continue
@@ -156,6 +158,7 @@ def process_lives(pid: int, created: float) -> bool:
 
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
+        # Within a second: another process may have got the id of an ended one.
         return (
             abs(process.create_time() - created) < 1
             and process.status() != psutil.STATUS_ZOMBIE

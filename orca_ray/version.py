@@ -33,7 +33,7 @@ def code_version() -> str:
     changes = _run_git(package, "status", "--porcelain", "--", ".")
     if changes == "":
         return f"{__version__}+g{commit}"
-    if changes is None:
+    if changes is None:  # git failed, so the state of the files is unknown
         return f"{__version__}+w{_code_digits(package)}"
     return f"{__version__}+g{commit}.dirty.{_code_digits(package)}"
 

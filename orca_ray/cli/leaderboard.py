@@ -79,10 +79,10 @@ def file_names(benchmarks: Sequence[str]) -> list[str]:
     for benchmark in benchmarks:
         stem = re.sub(r"[^a-z0-9-]+", "_", benchmark.lower())[:60] or "_"
         name = f"{stem}.html"
-        number = 0
+        suffix = 0
         while name in {"index.html", *names}:
-            number += 1
-            name = f"{stem}{number}.html"
+            suffix += 1
+            name = f"{stem}{suffix}.html"
         names.append(name)
     return names
 

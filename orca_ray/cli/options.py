@@ -85,6 +85,7 @@ def takes(
     """
 
     def decorate(command: Callable[[str, Options], None]) -> Callable[..., None]:
+        """Return a function with one parameter per field, which calls ``command``."""
         first_parameter = next(iter(inspect.signature(command).parameters.values()))
 
         def call(**values: Any) -> None:

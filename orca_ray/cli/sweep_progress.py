@@ -240,8 +240,9 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     facts.append(duration(record.wall_seconds))
     speed = record.samples_per_second
     if speed is not None:
-        number = f"{speed:.4g}" if speed < 1000 else f"{speed:.0f}"
-        facts.append(f"{number} samples/s")
+        # From 1000 on, ".4g" might give an exponent.
+        speed_text = f"{speed:.4g}" if speed < 1000 else f"{speed:.0f}"
+        facts.append(f"{speed_text} samples/s")
     if record.align_reused:
         facts.append("alignment reused")
     line = (

@@ -323,7 +323,7 @@ class _Table:
         logs_T = np.nansum(log_ratios_TP, axis=1)[used] / num_T
         # A mean of n log scores has the variance of one, divided by n; a pair has two
         # such means.
-        both = np.concatenate([level_P, reference_P])
+        both = np.concatenate([level_P, reference_P])  # [2 P]
         no_weights_TP = np.zeros(num_TP.shape)
         weights_TP = np.divide(1.0, num_TP, out=no_weights_TP, where=num_TP > 0)
         variances_T, freedom_T = self.logs.over_seeds(

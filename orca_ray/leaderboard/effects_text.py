@@ -155,6 +155,7 @@ def _score_grid(effects: Effects, between: str) -> Grid:
 
 
 def _ratio_text(value: float) -> str:
+    """Return a ratio with two decimals, or two digits if it is very small or large."""
     if math.isnan(value):
         return MISSING
     if 0.1 <= value < 100:

@@ -114,6 +114,7 @@ def build(
 
 
 def _snapshot(records: ResultsStore | StoreSnapshot | pd.DataFrame) -> StoreSnapshot:
+    """Return the snapshot of the records that are given to `build` in any form."""
     if isinstance(records, ResultsStore):
         return records.scan()
     if isinstance(records, pd.DataFrame):

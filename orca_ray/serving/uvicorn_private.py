@@ -29,6 +29,7 @@ def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Prot
             self.loop.call_later(head_seconds, self.end_without_head)
             connections[self] = None
             if len(connections) > most_connections:
+                # The new connection itself waits for its client, so there is one.
                 oldest = next(filter(waits_for_client, connections))
                 del connections[oldest]
                 oldest.transport.abort()

@@ -105,10 +105,12 @@ def _index_row(name: str, board: Board) -> str:
         method: sum(method in board.best(task) for task in board.tasks)
         for method in board.methods
     }
-    most = max(num_best.values(), default=0)
-    if most:
-        leaders = ", ".join(method for method, num in num_best.items() if num == most)
-        summary = f"{leaders}: best on {most} of {len(board.tasks)} tasks"
+    most_best = max(num_best.values(), default=0)
+    if most_best:
+        leaders = ", ".join(
+            method for method, num in num_best.items() if num == most_best
+        )
+        summary = f"{leaders}: best on {most_best} of {len(board.tasks)} tasks"
     else:
         summary = "no score yet"
     texts = [
@@ -157,8 +159,8 @@ def _one_of_each(
     payloads: Mapping[str, list[str]], keys: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     """Yield the first payload of each key, then the second of each key, and so on."""
-    most = max(map(len, payloads.values()), default=0)
-    for place in range(most):
+    most_payloads = max(map(len, payloads.values()), default=0)
+    for place in range(most_payloads):
         for key in keys:
             if place < len(payloads.get(key, [])):
                 yield key, payloads[key][place]

@@ -249,10 +249,11 @@ def _noise(report: BoardReport) -> dict[str, Any]:
     logs = LogScores.of(report.scores)
     variances = pd.DataFrame(logs.variances_TM, logs.table.tasks, logs.table.methods)
     rows = variances.reindex(index=tasks, columns=sorted(report.board.methods))
-    most = pd.Series(logs.freedom_TM.sum(axis=1), logs.table.tasks)
+    # A variance has at most the degrees of freedom of all scores of its task.
+    most_freedom = pd.Series(logs.freedom_TM.sum(axis=1), logs.table.tasks)
     return {
         "prior": logs.prior,
-        "most": most.reindex(tasks, fill_value=0.0).tolist(),
+        "most": most_freedom.reindex(tasks, fill_value=0.0).tolist(),
         "variances": [[_plain(value) for value in row] for row in rows.to_numpy()],
     }
 

@@ -283,12 +283,14 @@ class LogScores:
 
     def paired(self, method: str, reference: str) -> LogRatios:
         """Return the log ratios of two methods on the tasks with scores of both."""
-        both = [self.table.methods.index(name) for name in (method, reference)]
-        logs_T = self.means_TM[:, both[0]] - self.means_TM[:, both[1]]
+        m = self.table.methods.index(method)
+        m_reference = self.table.methods.index(reference)
+        logs_T = self.means_TM[:, m] - self.means_TM[:, m_reference]
+        both = [m, m_reference]
         variances_T, freedom_T = self.over_seeds(
             self.errors_TM[:, both] ** 2, self.freedom_TM[:, both]
         )
-        used = np.flatnonzero(np.isfinite(logs_T))
+        used = np.flatnonzero(np.isfinite(logs_T))  # tasks with scores of both methods
         return LogRatios(
             [self.table.tasks[t] for t in used],
             logs_T[used],

@@ -208,8 +208,9 @@ def _fewest(is_enough: Callable[[int], bool]) -> float:
 
     It is infinity if `MAX_MORE` is not enough.
     """
-    number = bisect_left(range(1, MAX_MORE + 1), True, key=is_enough) + 1
-    return float(number) if number <= MAX_MORE else math.inf
+    # More is enough whenever less is, so a search by halves finds the smallest number.
+    fewest = bisect_left(range(1, MAX_MORE + 1), True, key=is_enough) + 1
+    return float(fewest) if fewest <= MAX_MORE else math.inf
 
 
 STATISTIC = Statistic("verdict", "verdict", verdict, shape="pair", better="lower")
