@@ -131,6 +131,7 @@ def _metric(config: ModelConfig) -> str:
 
 
 def _absent_weights(members: Sequence[ModelConfig]) -> str:
+    """Return a sentence about bodies whose weights are not in the folder; "": none."""
     names = [member.body.name for member in members if member.body.weights_sha256]
     if not names:
         return ""
@@ -139,6 +140,7 @@ def _absent_weights(members: Sequence[ModelConfig]) -> str:
 
 
 def _calibration(config: ModelConfig) -> str:
+    """Return a sentence about the calibration of probabilities."""
     if config.temperature == 1:
         return "Probabilities are those of the network and were not calibrated."
     return (

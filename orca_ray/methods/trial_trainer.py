@@ -398,6 +398,7 @@ def _check_data(task: Task, data: PreparedData) -> None:
 
 
 def _check_rows(task: Task, name: str, rows: Rows, expected: tuple[int, ...]) -> None:
+    """Raise UserError unless ``rows`` are numbers of the shape ``expected``."""
     if rows.dtype.kind not in "biuf" or rows.shape != expected:
         count, *shape = expected
         raise UserError(

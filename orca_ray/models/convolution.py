@@ -250,7 +250,7 @@ def _shifted_tokens(layout: Layout, num_views: int) -> Tensor:
     rows, columns = layout
     tokens = F.pad(
         torch.arange(float(rows * columns)).reshape(1, rows, columns),
-        (1, 1, 1, 1),
+        (1, 1, 1, 1),  # one token on each side, as `_SHIFTS` expects
         mode="replicate",
     )
     views = [

@@ -294,6 +294,7 @@ def _truncated_normal(projection: nn.Conv1d | nn.Conv2d, stem: Stem, seed: int) 
 def _set_weights(
     projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor
 ) -> None:
+    """Overwrite the weight and the bias of ``projection``."""
     assert projection.bias is not None
     projection.weight.copy_(weight)
     projection.bias.copy_(bias)

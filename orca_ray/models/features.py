@@ -380,6 +380,7 @@ def _quantile_ranks(size: int, number: int) -> list[int]:
 
 
 def _image_features(x_BCHW: Tensor) -> Tensor:
+    """Return the features ``image`` of images."""
     grey = x_BCHW.mean(dim=1, keepdim=True)
     parts = [_averaged(x_BCHW, _SIDE), *_gradients(grey), *_colours(x_BCHW)]
     for radius in _RADII:

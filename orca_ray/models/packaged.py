@@ -201,6 +201,7 @@ def _convert(body: PackagedBody, directory: Path, progress: SayText | None) -> N
 
 
 def _save_as_safetensors(original: Path, weights: Path) -> None:
+    """Convert the file ``original`` to the safetensors file ``weights``."""
     if original.suffix == ".onnx":
         state = read_dinov2(original)
     else:

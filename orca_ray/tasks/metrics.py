@@ -164,6 +164,7 @@ def _mean_over_labels(
 
 
 def _one_minus_map(logits_NK: Array, y_NK: Array) -> float:
+    """Return 1 − the mean average precision over labels."""
     from sklearn.metrics import average_precision_score
 
     return 1 - _mean_over_labels(
@@ -172,6 +173,7 @@ def _one_minus_map(logits_NK: Array, y_NK: Array) -> float:
 
 
 def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
+    """Return 1 − the F1 score, averaged over classes."""
     from sklearn.metrics import f1_score
 
     return 1 - float(
@@ -202,6 +204,7 @@ def _mean_squares(predictions: Array, y: Array) -> Array:
 
 
 def _one_minus_r2(predictions: Array, y: Array) -> float:
+    """Return 1 − R²: the squared error relative to that of the mean target."""
     predictions, y = _flat(predictions, y)
     total = float(((y - y.mean(axis=0)) ** 2).sum())
     if total == 0:
@@ -292,6 +295,7 @@ def long_range_contact_error_reference(predictions: Array, y: Array) -> float:
 
 
 def _both_outcomes(y: Array) -> Array:
+    """Return the mask y > 0; UserError if all its entries are equal."""
     positive: Array = y > 0
     if positive.all() or not positive.any():
         raise UserError(

@@ -107,9 +107,10 @@ def task_to_json(task: Task) -> dict[str, Any]:
     Fields that only its `Task.build` needs are left out.
     """
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
+    # The first version had the name modality for the field ``domain``.
     values = {
         {"domain": "modality"}.get(name, name): getattr(task, name) for name in names
-    }  # as in the first version
+    }
     return {**values, "target": asdict(task.target)}
 
 

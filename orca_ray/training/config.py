@@ -66,6 +66,8 @@ def _make_step(epochs: int) -> Schedule:
 
 
 def _make_reference_step(epochs: int) -> Schedule:
+    """Return the schedule of ORCA's code, which does not depend on ``epochs``."""
+
     def factor(epoch: int) -> float:
         num_decreases = sum(epoch > last for last in (20, 40, 60))
         return float(0.2**num_decreases)

@@ -174,6 +174,7 @@ class Samples:
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
 
     def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
+        """Return the rows of ``selection`` of each array."""
         note_progress()
         rows = tuple(_select(array, selection) for array in self._rows)
         if self.streamed and self._device.type == "cuda":
@@ -210,6 +211,7 @@ def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
 
 
 def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
+    """Return the rows of ``selection`` as a tensor."""
     if not isinstance(rows, Tensor):
         return torch.from_numpy(rows[selection])
     if isinstance(selection, slice):

@@ -108,6 +108,7 @@ class GradientAccumulator:
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
         """Maximum number of samples of a micro-batch; halved when memory runs out."""
+        # Memory ran out in an earlier attempt of this trial.
         if sample_cost.memory_limits().halvings:
             self.limit = sample_cost.halve(self.micro_batch)
 

@@ -490,6 +490,7 @@ class RefineLoop:
         return float(total) / num_samples, learning_rate
 
     def _update(self, learning_rate: float) -> None:
+        """Make an optimiser step with the gradients in ``.grad``."""
         set_learning_rate(self._optimizer, learning_rate)
         if self._config.clip > 0:
             torch.nn.utils.clip_grad_norm_(self._trained.parameters, self._config.clip)
@@ -528,6 +529,7 @@ class RefineLoop:
         ]
 
     def _check(self, loss: Tensor) -> None:
+        """Raise NotFiniteError if ``loss`` is NaN or infinite."""
         value = float(loss)  # synchronises with the device
         if not math.isfinite(value):
             raise NotFiniteError(

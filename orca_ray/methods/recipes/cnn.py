@@ -164,6 +164,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
         ]
         kernel_size = math.prod(2 * radius + 1 for radius in radii)
         channels = first_stage.width * reduction
+        # A block has two convolutions, each with a product and a sum for each weight.
         total += 4 * config.blocks * channels**2 * math.prod(sides) * kernel_size
     return total
 

@@ -112,9 +112,11 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     frequencies = min(modes, last_side // 2 + 1) * math.prod(
         min(2 * modes, side) for side in first_sides
     )
+    # Each layer has two Fourier transforms of real numbers.
     transforms = 2 * 2.5 * points * math.log2(max(2, points)) * width
     spectral = _SLOWNESS * (8 * frequencies * width**2 + transforms)
-    return layers * (spectral + 2 * points * width**2) + 2 * points * 4 * width**2
+    projection = 2 * points * 4 * width**2  # to four times the width
+    return layers * (spectral + 2 * points * width**2) + projection
 
 
 def _operations_of_unet(task: "Task", values: Mapping[str, Scalar]) -> float | None:

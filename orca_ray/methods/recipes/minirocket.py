@@ -94,6 +94,7 @@ def _problem(task: "Task") -> str | None:
 
 
 def _minirocket(request: "NetworkRequest") -> "Body":
+    """Return the body of `minirocket`."""
     from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 
     config = request.hyperparameters.of(MiniRocketConfig)
@@ -103,6 +104,7 @@ def _minirocket(request: "NetworkRequest") -> "Body":
 
 
 def _hydra(request: "NetworkRequest") -> "Body":
+    """Return the body of `hydra`."""
     from orca_ray.models.minirocket import HydraBody
 
     config = request.hyperparameters.of(HydraConfig)
@@ -133,6 +135,7 @@ def _network(
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
+    """Return the stage that fits the head."""
     from orca_ray.methods.stages.ridge import RidgeStage
 
     penalty = trial.hyperparameters.of(MiniRocketConfig).penalty
@@ -156,6 +159,7 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
 
 
 def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the operations of Hydra's convolutions per sample."""
     if task.input_shape is None:
         return None
     channels, length = task.input_shape
@@ -166,6 +170,7 @@ def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | 
 
 
 def _operations_of_both(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the operations of both bodies per sample."""
     of_minirocket = _operations(task, values)
     of_hydra = _operations_of_hydra(task, values)
     if of_minirocket is None or of_hydra is None:

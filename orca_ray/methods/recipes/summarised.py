@@ -120,7 +120,7 @@ def _operations(
     size = math.prod(task.input_shape)
     count = sum(task.num_samples or (1000,))
     is_logistic = method == "linear" and task.target.kind in ("classes", "labels")
-    passes = 30 if is_logistic else 1
+    passes = 30 if is_logistic else 1  # L-BFGS takes many passes over the samples
     common = float(100 * size + 2 * size * task.target.num_outputs * passes)
     if method == "kernel_ridge":
         landmarks = min(count, 1000)

@@ -202,6 +202,7 @@ class AlignStage:
         )
 
     def _probe_if_due(self, run: AlignLoop | AlignReplay) -> ProbePoint | None:
+        """Let the guard probe the embedder if a probe is due; None: none is due."""
         guard = self._guard
         if guard is None or not isinstance(run, AlignLoop):
             return None

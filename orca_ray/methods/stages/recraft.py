@@ -316,6 +316,10 @@ class DistortionStage(_HeadStage):
         )
 
     def _entropy(self, indices: np.ndarray, limit: int) -> Tensor:
+        """Return the entropy of the mean prediction for the samples ``indices``.
+
+        At most ``limit`` samples are computed at a time.
+        """
         # Indexing by an array copies, so that the memory map itself is never written
         # to.
         rows = np.asarray(self._trial.data.train.x[indices], dtype=np.float32)

@@ -155,6 +155,7 @@ class RidgeStage(FittedStage):
             features = body.clipped(features)
             held_features = body.clipped(held_features)
         y = regression_targets(trial)
+        # In the place of a fold, -1 means that training has all samples.
         if trial.hyperparameters.data.fold != -1:
             return _Comparison(
                 features, y, held_features, validation.y, validation.group

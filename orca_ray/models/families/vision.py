@@ -128,6 +128,7 @@ def _stem(model: Any) -> ImageStem:
 
 
 def _cut_vit(model: Any) -> tuple[Body, Stem]:
+    """Cut a ViT-like encoder in place, and return its body and its stem."""
     stem = _stem(model)
     embeddings = GivenEmbeddings()
     embeddings.patch_embeddings = _PatchDtype(
@@ -138,6 +139,7 @@ def _cut_vit(model: Any) -> tuple[Body, Stem]:
 
 
 def _cut_swin(model: Any) -> tuple[Body, Stem]:
+    """Cut a Swin encoder in place, and return its body and its stem."""
     stem = _stem(model)
     if not hasattr(model.encoder.layers[0], "blocks"):
         raise UserError(

@@ -147,6 +147,7 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Solve the equations from random initial fields, one for each generator."""
     initial = np.stack([sample_initial(rng, GRID.x) for rng in rngs], axis=1)
     mu = 4 / 3 * ETA + ZETA
     frames = evolve(initial, mu, GRID.cell, GRID.interval, GRID.num_frames)

@@ -119,6 +119,7 @@ def _edge(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Solve the equations from random initial fields, one for each generator."""
     frames = []
     for rng in rngs:
         initial = sample_initial(rng, GRID.x)

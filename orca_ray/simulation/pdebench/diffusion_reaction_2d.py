@@ -58,6 +58,7 @@ def evolve(initial: Array, interval: float, num_frames: int) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
+    """Solve the equations from random initial fields, one for each generator."""
     shape = (2, GRID.num_cells, GRID.num_cells)
     frames = [
         evolve(rng.standard_normal(shape), GRID.interval, GRID.num_frames)

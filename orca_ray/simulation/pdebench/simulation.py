@@ -155,6 +155,7 @@ class Grid:
         As in PDEBench's files, the time coordinate has one value more than there are
         frames.
         """
+        # Up to rounding, this is end / (num_frames - 1).
         step = self.end * self.num_frames / (self.num_frames - 1) / self.num_frames
         coordinates = {f"{axis}-coordinate": self.x for axis in axes}
         coordinates["t-coordinate"] = np.arange(self.num_frames + 1, dtype=float) * step

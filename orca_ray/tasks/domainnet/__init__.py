@@ -145,6 +145,7 @@ def _whole_images(workspace: Workspace, split: str, paths: Sequence[Path]) -> Ar
 def _fill(
     workspace: Workspace, split: str, count: int, image: Callable[[int], Array]
 ) -> Array:
+    """Return the inputs of a split; ``image(i)`` returns the image with the index i."""
     return fill_array(
         workspace, f"{split}_x", np.arange(count), stack_rows(image), (3, SIDE, SIDE)
     )

@@ -98,7 +98,8 @@ def published_splits(
     declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[
         workspace.task.split("/")[1]
     ]
-    log_fewer(path, len(given[1]), sum(declared["num_samples"][:2]))
+    num_published = sum(declared["num_samples"][:2])  # train and validation
+    log_fewer(path, len(given[1]), num_published)
     kept, held_out = (
         np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED)
     )
@@ -175,6 +176,7 @@ def _root(raw: Path, listing: Path, name: str) -> tuple[Path, int]:
 
 
 def _parts(listing: Path, row: int, name: str) -> tuple[str, ...]:
+    """Return the folders and the name of a listed file; UserError if it is invalid."""
     path = PurePosixPath(name)
     if ".." in path.parts or not path.name:
         raise UserError(

@@ -64,6 +64,7 @@ def _split(
 
 
 def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
+    """Return ``values``; UserError if a value is neither 0 nor 1."""
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         raise UserError(

@@ -137,6 +137,7 @@ def _records(path: Path) -> tuple[list[Array], Array]:
 
 
 def _listed(path: Path, field: str, value: Any) -> list[Any]:
+    """Return ``value`` as a list; UserError if it is no list or array."""
     is_scalar = isinstance(value, np.ndarray) and value.ndim == 0
     if is_scalar or not isinstance(value, list | tuple | np.ndarray):
         raise UserError(

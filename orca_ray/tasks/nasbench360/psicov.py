@@ -133,11 +133,11 @@ def _distances(path: Path, length: int) -> Array:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the range of positions of a square that hold residues, and of the
-    residues.
+    """Return the positions of a square that hold residues, and the residues there.
 
-    The second range is that of the protein's residues at these positions. ``share``:
-    start of the window of a long protein, as a share in [0, 1) of the possible starts.
+    Both are ranges of equal length. The square shows a window of a protein of
+    ``length`` residues. ``share``: start of the window of a long protein, as a share in
+    [0, 1) of the possible starts.
     """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first = max(0, MARGIN - start)
@@ -209,6 +209,7 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
     # Starts of the windows of rows and of columns.
     shares = np.random.RandomState(SPLIT_SEED).random_sample((num, 2))
     if folder != "deepcov":
+        # These squares lie on the diagonal: rows and columns are the same residues.
         shares[:, 1] = shares[:, 0]
     for part in workspace.batches(
         split, num, _BATCH, positions, columns, pairs, extents, y

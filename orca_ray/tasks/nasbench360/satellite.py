@@ -25,6 +25,7 @@ NUM_CLASSES = 24  # numbered from 1 in the files
 
 
 def _build(workspace: Workspace) -> Arrays:
+    """Return the arrays of the task."""
     path = workspace.file(TRAIN_FILE)
     test_path = workspace.file(TEST_FILE)
     return published_splits(

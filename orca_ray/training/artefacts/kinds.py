@@ -91,6 +91,7 @@ def _field(evaluated: Evaluated, sample: int, title: str) -> Picture:
 
 
 def _field_lines(true: Array, predicted: Array, title: str, caption: str) -> Lines:
+    """Return lines of a true and a predicted series, and of their difference."""
     lines = {"true": true, "predicted": predicted, "error": predicted - true}
     series = tuple(
         Series(name, Quantised.encode(shrink(values, MAX_LINE)))
@@ -275,6 +276,7 @@ def _describe_class(evaluated: Evaluated, sample: int) -> str:
 
 
 def _describe_labels(evaluated: Evaluated, sample: int) -> str:
+    """Return the caption of a sample: its true labels and the most probable ones."""
     logits = np.asarray(evaluated.predictions[sample], dtype=np.float64)
     best = np.argsort(-logits, kind="stable")[:_SHOWN_LABELS]
     probabilities = (1 + np.tanh(logits / 2)) / 2
