@@ -256,6 +256,6 @@ def _configuration(
     """Return the configuration of a method with all ``hyperparameters``."""
     values = changed_values(hyperparameters, plan.usual_trial.hyperparameters)
     changes = values.keys() - SCHEDULE
-    # Optuna suggests only values in the space; other values are those of a user.
+    # Optuna suggests values in the search space, and no others.
     is_suggested = bool(changes) and changes <= plan.space.keys()
     return Configuration(plan.method, values, plan.first, is_suggested)

@@ -181,7 +181,7 @@ def _mat_shapes(path: Path) -> Shapes:
             for name, variable in variables.items()
             if variable.is_numeric
         }
-    # MATLAB reverses the order of the axes in HDF5. "/" marks a part of one.
+    # MATLAB reverses the axes in HDF5. A name with "/" is a part of a structure.
     with open_hdf5(path, ()) as file:
         return {
             name: tuple(dataset.shape[::-1])
