@@ -193,7 +193,8 @@ class StandIns(dict[str, Global]):
         if order not in ("C", "F", "K"):
             raise NotPlain(f"it has an array of memory order {reprlib.repr(order)}")
         array = PickledArray(self._charge)
-        array.set_state((1, shape, dtype, order == "F", content))
+        version_of_state = 1
+        array.set_state((version_of_state, shape, dtype, order == "F", content))
         if order == "K" and axes is not None:
             array.transpose(axes)
         return array

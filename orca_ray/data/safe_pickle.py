@@ -9,6 +9,7 @@ memory as a memo index asks for, and overflows the stack when it hashes nested t
 """
 
 import codecs
+import io
 import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
@@ -106,7 +107,7 @@ class _Source:
         self._size: float = float("inf")
         if stream.seekable():
             start = stream.tell()
-            self._size = stream.seek(0, 2) - start
+            self._size = stream.seek(0, io.SEEK_END) - start
             stream.seek(start)
         self.num_bytes = 0
         self.text = b""

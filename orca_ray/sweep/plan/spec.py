@@ -206,11 +206,12 @@ class SweepSpec:
         """Return the number of search trials of a (task, method); 0: no search."""
         if self.overrides.trials is not None:
             return self.overrides.trials if self.overrides.trials > 1 else 0
-        return [
+        numbers = [
             layer.search_trials
             for layer in self.layers(task, method)
             if layer.search_trials is not None
-        ][-1]
+        ]
+        return numbers[-1]  # that of the layer with the highest precedence
 
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
         """Return the hyper-parameters that `layers` set for one (task, method).
