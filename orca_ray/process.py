@@ -49,6 +49,7 @@ def this_node() -> NodeResources:
     import psutil
     import torch
 
+    # `allowed_memory` returns None if there is no limit.
     memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf)
     return NodeResources(
         name=platform.node(),

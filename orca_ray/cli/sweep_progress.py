@@ -93,6 +93,7 @@ class SweepState:
     def apply(self, event: events.Event) -> None:
         """Update the state by one event."""
         with self.lock:
+            # News of a trial replace a message that is only for the moment.
             if self._is_passing and isinstance(event, _TRIAL_EVENTS):
                 self.last_message = ""
                 self._is_passing = False

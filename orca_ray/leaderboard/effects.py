@@ -304,7 +304,8 @@ class _Table:
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
         """Compare the cells that have ``levels`` with those that have ``reference``.
 
-        The cells of a pair are equal in all other factors.
+        Each cell is paired with the one that has the same levels of all other factors.
+        Only scores of the same task and seed are compared.
         """
         level_P, reference_P = self._pairs(levels, reference)
         level_TP = self.trials_TC[:, level_P]

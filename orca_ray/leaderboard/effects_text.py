@@ -141,7 +141,10 @@ def _crossed_grid(effects: Effects, first: str, second: str) -> Grid:
 
 
 def _score_grid(effects: Effects, between: str) -> Grid:
-    """Return the scores of each cell; ``between`` separates mean and deviation."""
+    """Return the table of the scores of each cell of the grid on each task.
+
+    ``between`` separates the mean over seeds from the standard deviation.
+    """
     factors = list(effects.factors)
     grid = [[*factors, *_task_titles(effects)]]
     for index, cell in enumerate(effects.cells):

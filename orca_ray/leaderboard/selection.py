@@ -350,9 +350,9 @@ def _preferred_pair(
 
 
 def _labels(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Return a label for each row: the method, or "method (body)".
+    """Return the name on the board of each row's method: "method" or "method (body)".
 
-    The body is named if the method has several bodies on a task.
+    The body is named if the method has several bodies on at least one task.
     """
     bodies_on_tasks = rows.groupby(["method", "task"])["body"].nunique()
     num_bodies = bodies_on_tasks.groupby("method").max()

@@ -322,8 +322,9 @@ def compare(
 ) -> Comparison:
     """Return a comparison, given the logarithms of the ratios on tasks.
 
-    ``pairs`` is by default the number of tasks, and ``over_tasks`` (see
-    `LogRatios.ratio`) by default true from `MIN_TASKS` tasks on.
+    ``planned`` and ``pairs`` are fields of `Comparison`; ``pairs`` is by default the
+    number of tasks. ``over_tasks`` says whether the interval comes from the deviation
+    over tasks (see `LogRatios.ratio`), by default if there are `MIN_TASKS` or more.
     """
     num_tasks = len(ratios.tasks)
     if pairs is None:
