@@ -79,7 +79,11 @@ def _with_weights(
 
 
 def _checked_weight(sample_weight: Any, x: Any) -> Array:
-    """Return the weights [N] of samples, relative to the largest; raises UserError."""
+    """Return the weights [N] of samples ``x``, divided by the largest weight.
+
+    All weights are 1 if ``sample_weight`` is None. Raises UserError for a negative
+    weight, or if all are 0.
+    """
     if sample_weight is None:
         return np.ones(len(x))
     weight = np.asarray(column_or_1d(sample_weight, dtype=np.float64))
@@ -199,7 +203,10 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _infer(self, data: UserData, x: Any, seed: int) -> Inferred:
-        """Return the task inferred from ``data``, which is ``x`` or a part of it."""
+        """Return the task that is inferred from ``data``, with its preprocessing.
+
+        ``data`` has the samples ``x``, or those of them whose weight is not 0.
+        """
         axes = ""  # a table has none
         if not hasattr(x, "columns"):
             axes = _AXES.get(1 + np.ndim(x[0]), "")
@@ -212,6 +219,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             "axes": axes,
         }
         options = make_options(type(self).__name__, values)
+        # test=False: no test split is made.
         return infer(data, options, test=False, warn=logger.debug)
 
     def _options(self) -> dict[str, Scalar]:

@@ -117,7 +117,11 @@ def _ids(model: Predictor, inputs: ModelInputs) -> dict[str, Array]:
 
 
 def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
-    """Return a batch of rows as an Arrow table."""
+    """Return the predictions for a batch of samples as an Arrow table.
+
+    ``outputs`` are the model's outputs, and ``ids`` the columns of `_ids` for these
+    samples.
+    """
     columns: dict[str, Any] = {name: pa.array(values) for name, values in ids.items()}
     columns["prediction"] = _predictions(model, model.decide(outputs))
     if model.task.target.kind in ("classes", "labels"):

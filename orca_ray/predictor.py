@@ -411,9 +411,10 @@ class Predictor:
 
 
 def _has_target(targets: Array) -> Array:
-    """Return whether each target [N, ...] exists.
+    """Return a mask [N] of the targets [N, ...] that are not missing.
 
-    Missing targets are −1 for classes, otherwise NaN.
+    A missing target is −1 for classes, and NaN for numbers. Targets that are neither
+    cannot be missing.
     """
     if targets.dtype.kind == "f":
         finite = np.isfinite(targets).reshape(len(targets), -1)

@@ -237,7 +237,11 @@ def _ending(summary: "Summary") -> str:
 
 
 def _board_command(spec: "SweepSpec", source: str) -> str:
-    """Return the command that prints the board of a sweep, without the store."""
+    """Return the command that prints the board of a sweep, without ``--results``.
+
+    ``source`` is the benchmark or file that describes the sweep. Options that the
+    command does not need to find the sweep are left out.
+    """
     from orca_ray.sweep.plan.spec import Overrides
 
     if spec.file.grid:

@@ -131,7 +131,11 @@ def load_board(name: str, options: BoardOptions) -> "BoardReport":
 
 
 def _stored_board(name: str, scan: "StoreSnapshot", options: BoardOptions) -> "Board":
-    """Return the board of the benchmark ``name``, with all tasks declared for it."""
+    """Return the board of the benchmark ``name`` from the records in a store.
+
+    Records of tasks that the benchmark does not declare are left out. ``options``
+    choose the sweep and the protocol.
+    """
     from orca_ray.leaderboard import build
     from orca_ray.tasks.registry import known_tasks
 
@@ -145,6 +149,7 @@ def _stored_board(name: str, scan: "StoreSnapshot", options: BoardOptions) -> "B
             benchmark=name,
             sweep=sweep,
             protocol=_protocol_name(options),
+            # A benchmark that is not installed declares none: then all tasks count.
             known_tasks=declared or None,
         )
     except UserError:

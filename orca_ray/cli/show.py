@@ -64,7 +64,11 @@ def _data_cells(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _data_state(task: "Task") -> dict[str, Any]:
-    """Return which raw files of a task are here, their size, and the prepared data."""
+    """Return the facts about a task's raw files and prepared data that `list_` prints.
+
+    ``files`` is the number of raw files, and ``fetched`` how many of them are on this
+    machine. ``bytes`` is their size; None if it is unknown.
+    """
     from orca_ray.data.packages import is_cached
 
     present = [file.present(task.raw_directory) for file in task.files]

@@ -299,7 +299,11 @@ class SweepProgress:
             self._live.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Update the state by one event, and print what the live table lacks."""
+        """Update the state by one event, and print what is to be printed about it.
+
+        Without a live table, these are a line about the event and new boards; with it,
+        a line about each failed trial.
+        """
         self.state.apply(event)
         if self._quiet:
             return

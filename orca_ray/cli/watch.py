@@ -132,7 +132,11 @@ def _read_live(store: "ResultsStore", sweep: str) -> "LiveState | None":
 
 
 def _print(sweep_state: "SweepStatus") -> None:
-    """Print the tables and facts of `status`."""
+    """Print the state of a sweep.
+
+    It consists of a table with a row for each task and method, a table of running and
+    waiting trials, and lines about nodes and the driver.
+    """
     rows = []
     for row in sweep_state.rows:
         planned = "?" if row.planned is None else row.planned

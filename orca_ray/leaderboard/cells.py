@@ -96,7 +96,10 @@ class _TrialCounts:
 
 
 def _trial_counts(groups: pd.DataFrame) -> dict[tuple[str, str], _TrialCounts]:
-    """Return the counts of all trials by task and label of the tally."""
+    """Return the counts of all trials by task and method.
+
+    ``groups`` are those of `board_cells`.
+    """
     key = ["task", "label", "status", "device"]
     sums = groups.groupby(key)[["count", "attempts", "microseconds"]].sum()
     counts: dict[tuple[str, str], _TrialCounts] = {}

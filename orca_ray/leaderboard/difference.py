@@ -142,7 +142,11 @@ class _SeedTest(NamedTuple):
 
 
 def _test_seeds(before: pd.DataFrame, after: pd.DataFrame) -> _SeedTest:
-    """Return the paired test of the shared seeds, else the test of two means."""
+    """Return the test of whether the mean score over seeds differs between two boards.
+
+    The test is paired by the seeds that both boards have, if there are enough of them.
+    Otherwise it compares the means over all seeds of each board.
+    """
     scores_before = before["score"].to_numpy("float64")
     scores_after = after["score"].to_numpy("float64")
     shared_seeds, places_before, places_after = np.intersect1d(

@@ -247,7 +247,7 @@ def footer(report: BoardReport) -> list[str]:
 
 
 def _coverage_lines(report: BoardReport) -> Iterator[str]:
-    """Yield what the statistics of a board cover."""
+    """Yield sentences about the tasks and methods that a board's statistics use."""
     board = report.board
     scored_methods = report.scores.methods
     unranked = [name for name in scored_methods if name not in report.ranking.methods]

@@ -120,7 +120,10 @@ class ServedModel:
         return self._works and time.monotonic() - self._batch_begin < self._seconds
 
     def _work(self) -> None:
-        """Predict batches of waiting requests, for ever."""
+        """Predict batches of waiting requests, for ever.
+
+        A batch has at most `MOST_REQUESTS` requests.
+        """
         while True:
             jobs = [self._jobs.get()]
             time.sleep(WAIT_SECONDS if self._jobs.empty() else 0)
@@ -135,7 +138,7 @@ class ServedModel:
             ]
             if batch:
                 self._predict(batch)
-            self._batch_begin = float("inf")
+            self._batch_begin = float("inf")  # no batch is being predicted
 
     def _predict(self, batch: list[_Job]) -> None:
         """Set the outputs of all jobs; if the batch fails, predict each job alone."""

@@ -209,7 +209,10 @@ class Formats:
         return create_model("Predictions", **fields)
 
     def _from_json(self, body: bytes) -> UserData:
-        """Return the data in a JSON request; UserError if it has another form."""
+        """Return the data in the body of a JSON request.
+
+        Raises UserError if the body is not of the type that this model takes.
+        """
         try:
             request: Any = self._request.model_validate_json(body)
         except ValidationError as error:
@@ -219,7 +222,10 @@ class Formats:
         return _arrays(request.samples, getattr(request, "rate", None))
 
     def _from_arrow(self, body: bytes) -> UserData:
-        """Return the data in an Arrow stream; UserError if it has another form."""
+        """Return the data in an Arrow stream: rows of a table, or samples in column x.
+
+        Raises UserError if the stream is damaged or has another form.
+        """
         try:
             table = _table(body, self._most_samples)
             if isinstance(self._encoder, TableInputs):

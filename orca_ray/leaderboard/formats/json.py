@@ -87,6 +87,7 @@ def _statistic(name: str, values: pd.DataFrame) -> dict[str, Any]:
 
 
 def _answer(answer: QuestionAnswer) -> dict[str, Any]:
+    """Return an answer with its ratio, whose numbers have ten digits."""
     ratio = answer.comparison.ratio._asdict()
     return {
         "name": answer.name,
@@ -134,6 +135,7 @@ def _render_effects(effects: Effects) -> str:
 
 
 def _comparison(comparison: Comparison) -> dict[str, object]:
+    """Return the comparison of levels with a reference as JSON types."""
     return {
         "levels": comparison.levels,
         "reference": comparison.reference,

@@ -82,6 +82,7 @@ def _render(report: BoardReport) -> str:
 
 
 def _markdown_effects(effects: Effects) -> str:
+    """Return all tables of effects, after the sentences that explain them."""
     foot = [f"- {escaped(note)}" for note in effects_footer(effects)]
     foot.append(
         "- Ratios on single tasks: **bold** is better beyond noise, *italic* worse."

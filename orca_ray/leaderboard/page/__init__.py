@@ -57,7 +57,10 @@ def _read(name: str) -> str:
 
 
 def _policy(script: str = "") -> str:
-    """Return a Content-Security-Policy that allows ``script`` only ("": none)."""
+    """Return the Content-Security-Policy of a page.
+
+    The page may execute ``script`` and no other one; "" allows none.
+    """
     allowed_script = ""
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -157,13 +157,17 @@ class _Test:
             self.deviation = float(ratios.logs.std(ddof=1))
 
     def more(self, level: float, *, separable: bool) -> _More:
-        """Return how many more tasks, or seeds per cell, a test at this level needs."""
+        """Return how many more tasks, or seeds per task and method, would be enough.
+
+        They are enough if a test at this ``level`` separates the methods with the
+        probability `POWER`. None are needed if the methods are ``separable`` already.
+        """
         if separable:
             return _More(0.0, 0.0)
         if math.isnan(self.p):
             return _More(math.nan, math.nan)
         size = abs(self.mean)
-        if size < 1e-12:
+        if size < 1e-12:  # equal but for rounding: no number is enough
             return _More(math.inf, math.inf)
         num_tasks = self.num_tasks
         variance_of_tasks = 0.0
