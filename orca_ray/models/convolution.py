@@ -282,14 +282,14 @@ class UNetBody(Body):
         while len(layouts) <= levels and min(layouts[-1]) >= 4:
             layouts.append(_strided(layouts[-1], 2))
             widths.append(2 * widths[-1])
-        first = _Block(widths[0], widths[0], layout, architecture, 1)
+        first = _Block(widths[0], widths[0], layout, architecture, stride=1)
         levels_below = list(zip(widths, widths[1:], layouts, strict=False))
         self.down = nn.ModuleList([first])
         for high, low, size in levels_below:
-            self.down.append(_Block(high, low, size, architecture, 2))
+            self.down.append(_Block(high, low, size, architecture, stride=2))
         self.up = nn.ModuleList()
         for high, low, size in levels_below:
-            self.up.append(_Block(high + low, high, size, architecture, 1))
+            self.up.append(_Block(high + low, high, size, architecture, stride=1))
         self.norm = _norm(widths[0], layout)
         self._activation = getattr(F, architecture.activation)
 

@@ -422,8 +422,8 @@ def _colours(x_BCHW: Tensor) -> list[Tensor]:
 
     They are means and deviations of 4 x 4 cells, and nine quantiles of the whole image.
     """
-    means = _averaged(x_BCHW, 4)
-    variances = _averaged(x_BCHW.square(), 4) - means.square()
+    means = _averaged(x_BCHW, most=4)
+    variances = _averaged(x_BCHW.square(), most=4) - means.square()
     return [
         means,
         (variances.relu() + 1e-6).sqrt(),

@@ -123,8 +123,8 @@ def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     start = []
     end = []
     for rng in rngs:
-        initial = _sines(rng, 4)
-        wave = _sines(rng, 2)
+        initial = _sines(rng, modes=4)
+        wave = _sines(rng, modes=2)
         scale = 0.4 / np.abs(wave(x)).max()
         foot = x
         dt = 0.25 / steps
@@ -142,7 +142,9 @@ def _burgers(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
     The domain [0, 1) is periodic; the solver has four times the points.
     """
-    initial = np.stack([_sines(rng, 5)(centres(0.0, 1.0, 4 * POINTS)) for rng in rngs])
+    initial = np.stack(
+        [_sines(rng, modes=5)(centres(0.0, 1.0, 4 * POINTS)) for rng in rngs]
+    )
     frames = evolve_spectral(
         initial,
         linear=lambda k: -0.01 * k**2,
@@ -159,8 +161,8 @@ def _darcy(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
     Inputs are log a and f, the solution is 10 u.
     """
-    logarithms = np.stack([_waves(rng, 4.0) for rng in rngs])
-    sources = np.stack([1.0 + 0.9 * np.tanh(_waves(rng, 2.0)) for rng in rngs])
+    logarithms = np.stack([_waves(rng, cutoff=4.0) for rng in rngs])
+    sources = np.stack([1.0 + 0.9 * np.tanh(_waves(rng, cutoff=2.0)) for rng in rngs])
     solutions = [
         darcy.solve_steady(np.exp(a), f)
         for a, f in zip(logarithms, sources, strict=True)
@@ -203,7 +205,8 @@ def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]
     small as those of `_allen_cahn`, because a step diverges from values of about 5.
     """
     initial = 0.5 * np.stack(
-        [np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1
+        [np.stack([_waves(rng, cutoff=5.0), _waves(rng, cutoff=5.0)]) for rng in rngs],
+        axis=1,
     )
     return initial.swapaxes(0, 1), _react(initial, DIFFUSION, reaction, end=3.0)[0]
 
@@ -215,7 +218,7 @@ def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     over the mean depth, 1.25.
     """
     depth = np.stack(
-        [1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, 3.0))) for rng in rngs]
+        [1.0 + 0.5 / (1.0 + np.exp(-2.0 * _waves(rng, cutoff=3.0))) for rng in rngs]
     )
     conserved = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
     frames = evolve_water(
@@ -230,8 +233,10 @@ def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 def _allen_cahn(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     """Solve u_t = 0.002 Lap u + u - u^3 to t = 4."""
-    initial = np.stack([0.5 * _waves(rng, 5.0) for rng in rngs])
-    return initial[:, None], _react(initial[None], (0.002,), lambda u: u - u**3, 4.0)[0]
+    initial = np.stack([0.5 * _waves(rng, cutoff=5.0) for rng in rngs])
+    return initial[:, None], _react(
+        initial[None], (0.002,), lambda u: u - u**3, end=4.0
+    )[0]
 
 
 EQUATIONS: dict[str, Solver] = {

@@ -106,14 +106,14 @@ def _first_stage(task: "Task", config: CnnConfig) -> _FirstStage:
     """Return the stride, the width and the kind of the first stage's layers."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     if _is_table(task, config) or task.target.kind == "dense":
-        return _FirstStage(1, config.width, is_plain=False)
+        return _FirstStage(stride=1, width=config.width, is_plain=False)
     size = task.input_shape[1:]
     stride = patch_side(size, MAX_POSITIONS)
     is_image = len(size) == 2
     is_large = config.views > 1 or min(size) >= 16
     has_classes = task.target.kind in ("classes", "labels")
     if config.stages == "plain" and is_image and is_large and has_classes:
-        return _FirstStage(stride, 2 * config.width, is_plain=True)
+        return _FirstStage(stride, width=2 * config.width, is_plain=True)
     return _FirstStage(stride, config.width, is_plain=False)
 
 

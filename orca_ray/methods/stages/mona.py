@@ -176,7 +176,7 @@ def bilevel_gradients(
             task()
             behind = _take_gradients(outer)
     finally:
-        _move(inner, before, before, 0.0)
+        _move(inner, before, before, by=0.0)  # restores the values
     for parameter, gradient, plus, minus in zip(
         outer, task_gradients, ahead, behind, strict=True
     ):

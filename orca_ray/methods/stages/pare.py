@@ -63,7 +63,7 @@ class MixTerm:
         if config.weight == 0:
             self._weight = published_weight(trial)
         self._num_tokens = math.prod(model.embedder.layout)
-        self.start(0, trial.hyperparameters.refine.epochs)
+        self.start(epoch=0, epochs=trial.hyperparameters.refine.epochs)
 
     def start(self, epoch: int, epochs: int) -> None:
         """Set how tokens are replaced in ``epoch`` (from 0) of ``epochs``.

@@ -82,5 +82,9 @@ _PARAMETERS = {
     "n": 1,
 }
 SIMULATION = make_simulation(
-    "diffusion_reaction_2d", group_layout(GRID, 2, "xy", _PARAMETERS, "lzf"), _solve
+    "diffusion_reaction_2d",
+    group_layout(
+        GRID, channels=2, axes="xy", parameters=_PARAMETERS, compression="lzf"
+    ),
+    _solve,
 )

@@ -157,5 +157,7 @@ _PARAMETERS = {
     "xdim": GRID.num_cells,
 }
 SIMULATION = make_simulation(
-    "diffusion_sorption", group_layout(GRID, 1, "x", _PARAMETERS, "lzf"), _solve
+    "diffusion_sorption",
+    group_layout(GRID, channels=1, axes="x", parameters=_PARAMETERS, compression="lzf"),
+    _solve,
 )

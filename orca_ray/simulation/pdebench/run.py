@@ -182,9 +182,9 @@ def generate(
     path, a full disk, a dead worker.
     """
     simulation = get_simulation(name)
-    _check_number("samples", samples, 1)
-    _check_number("seed", seed, 0)
-    _check_number("workers", workers, 1)
+    _check_number("samples", samples, least=1)
+    _check_number("seed", seed, least=0)
+    _check_number("workers", workers, least=1)
     path = data_file(name, directory)
     settings: dict[str, Any] = {
         "task": name,

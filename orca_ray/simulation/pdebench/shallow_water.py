@@ -52,5 +52,7 @@ _PARAMETERS = {
     "y_top": GRID.high,
 }
 SIMULATION = make_simulation(
-    "shallow_water", group_layout(GRID, 1, "xy", _PARAMETERS, None), _solve
+    "shallow_water",
+    group_layout(GRID, channels=1, axes="xy", parameters=_PARAMETERS, compression=None),
+    _solve,
 )

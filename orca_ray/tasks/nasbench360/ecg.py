@@ -75,11 +75,11 @@ def _splits(num_records: int, protocol: str) -> dict[SplitName, Indices]:
 
     everything = np.arange(num_records)
     if protocol == PAPER:
-        others, test = divide(everything, 0.1)
-        train, validation = divide(others, 1 / 9)  # a tenth of all records
+        others, test = divide(everything, share=0.1)
+        train, validation = divide(others, share=1 / 9)  # a tenth of all records
     else:
-        train, held_out = divide(everything, 0.2)
-        validation, test = divide(held_out, 0.5)
+        train, held_out = divide(everything, share=0.2)
+        validation, test = divide(held_out, share=0.5)
     return {"train": train, "validation": validation, "test": test}
 
 

@@ -308,7 +308,7 @@ def by_inputs(
     They are `pointwise_statistics` of the inputs (frame 0) of the samples ``rows``.
     """
     return dict.fromkeys(
-        (0, *frames), pointwise_statistics(samples.read_batches(rows, 0))
+        (0, *frames), pointwise_statistics(samples.read_batches(rows, frame=0))
     )
 
 

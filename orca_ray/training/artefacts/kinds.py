@@ -59,7 +59,7 @@ def _compute_field(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
     axes = tuple(range(1, evaluated.y.ndim))
     squares = (evaluated.predictions - evaluated.y) ** 2
     errors_N = squares.mean(axis=axes, dtype=np.float64)
-    yield "first", _field(evaluated, 0, "Test sample 0")
+    yield "first", _field(evaluated, sample=0, title="Test sample 0")
     worst = int(errors_N.argmax())
     if worst > 0:
         title = f"Test sample {worst}, which has the largest error"
@@ -251,7 +251,7 @@ def _compute_sample(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
     for labels, the first sample.
     """
     if evaluated.task.target.kind == "labels":
-        caption = _describe_labels(evaluated, 0)
+        caption = _describe_labels(evaluated, sample=0)
         yield "first", _sample(evaluated, 0, "Test sample 0", caption)
         return
     is_correct = evaluated.predictions.argmax(axis=1) == evaluated.y
