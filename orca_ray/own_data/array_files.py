@@ -70,11 +70,14 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
 
     If ``labelled``, the targets are in another file beside it (see `_target_file`).
     """
-    files = {path.stem: path}
+    input_name = path.stem
+    if input_name == "target":
+        input_name = "inputs"
+    files = {input_name: path}
     if labelled:
         files["target"] = _target_file(path, options)
     arrays = {name: read_npy(file) for name, file in files.items()}
-    keys = Options(inputs=(path.stem,), target=("target",))
+    keys = Options(inputs=(input_name,), target=("target",))
     return _select_samples(
         str(path), _shapes(arrays), arrays.__getitem__, keys, labelled
     )
@@ -89,8 +92,13 @@ def _target_file(path: Path, options: Options) -> Path:
 
     ``options`` name it, or it has a usual name of targets.
     """
+    if len(options.target) > 1:
+        names = ", ".join(map(printable, options.target))
+        raise UserError(
+            f"{path}: the targets are one file, got {names}: give one name to --target"
+        )
     if options.target:
-        file = path.parent / options.target[0] if len(options.target) == 1 else path
+        file = path.parent / options.target[0]
         if not file.is_file():
             raise UserError(f"{path}: the target's file {file} does not exist")
         return file

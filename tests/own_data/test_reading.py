@@ -96,6 +96,16 @@ def test_keys_that_leave_a_question(
         read(tmp_path / "data.npz", Options(target=target))
 
 
+def test_the_targets_of_an_npy_file_are_one_other_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "target.npy", X)
+    np.save(tmp_path / "kinds.npy", Y)
+    data = read(tmp_path / "target.npy", Options(target=("kinds.npy",)))
+    np.testing.assert_array_equal(arrays(data), X)
+    np.testing.assert_array_equal(data.y, Y)
+    with pytest.raises(UserError, match=r"one file, got kinds\.npy, more\.npy"):
+        read(tmp_path / "target.npy", Options(target=("kinds.npy", "more.npy")))
+
+
 def test_keys_by_option_and_by_elimination(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", recording=X, kind=Y, other=np.zeros(3))
     data = read(tmp_path / "a.npz", Options(target=("kind",)))
