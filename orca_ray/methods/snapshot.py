@@ -123,6 +123,7 @@ def _rebuild_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mix
     Raises UserError if the networks together are much larger than the folder's weights.
     """
     is_named = any(member.body.weights_sha256 is not None for member in config.members)
+    # Weights of a named body are not in the folder, but take memory.
     spare_values = _LARGEST_BODY if is_named else _VALUES_OF_BUILDING
     networks = list[CrossModalModel]()
     member_weights = _by_member(weights, len(config.members))

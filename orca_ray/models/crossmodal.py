@@ -208,6 +208,8 @@ def build_head(
     is_pooled = dense == "pooled"
     if is_pooled and image_size is not None:
         return DecodedHead(feature_width, layout, target.shape, space, image_size)
+    # Predictions of patches lie where the embedder's patches lie only if input and
+    # field have the same size.
     if space != tuple(input_size):
         patch = None
     return DenseHead(

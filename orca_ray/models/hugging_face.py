@@ -349,6 +349,7 @@ def check_config(base: str, config: Any) -> Family:
     """
     family, num_parameters = check_size(base, config)
     stored = sum(path.stat().st_size for path in weight_files(base))
+    # Even in 4 bits, a parameter takes half a byte.
     if stored and num_parameters > 2 * stored:
         raise UserError(
             f"body {base!r} declares {num_parameters:,} parameters, and its weights are"
@@ -393,7 +394,7 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
         ) from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     check_memory(
-        4 * num_parameters,
+        4 * num_parameters,  # float32
         f"body {base!r} declares {num_parameters:,} parameters",
         "use a smaller body",
     )

@@ -31,9 +31,9 @@ _ROUNDING = 1e-6
 def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of ``x`` [N, C, ...].
 
-    They are [C, 1] or [C, 1, 1]; None if ``x`` is standardised. They are computed from
-    at most 512 evenly spaced samples. With the scale ``measured``, a channel that is
-    already standardised has mean 0 and deviation 1. A constant channel has deviation 1.
+    They are [C, 1] or [C, 1, 1], and computed from at most 512 evenly spaced samples.
+    With the scale ``measured``, a channel that is already standardised has mean 0 and
+    deviation 1. A constant channel has deviation 1.
     Return None for the scale ``standardised``, and if all means are 0 and all
     deviations 1.
     """

@@ -74,6 +74,8 @@ class KernelStage(FittedStage):
         mean, deviation = standardise(features.clone())
         scale = torch.zeros_like(body.scale)
         num_columns = len(scale[columns])
+        # The exponent of a kernel is then -1/2 times the mean squared difference of
+        # standardised features.
         scale[columns] = (0.5 / num_columns) ** 0.5 / deviation[columns].to(scale)
         body.mean = mean.float()
         few = slice(_COMPARED)
