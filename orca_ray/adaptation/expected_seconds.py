@@ -84,9 +84,10 @@ class ExpectedSeconds:
 
     @cached_property
     def _extra(self) -> float:
-        """Seconds that every trial takes beside its stages.
+        """Return the seconds that a trial takes beside its stages.
 
-        The first trial of a process also imports libraries and reads the data.
+        They are the least of the ended trials. If only one has ended, they are at most
+        `MOST_EXTRA`, because the first trial also imports libraries and reads the data.
         """
         extra = min(
             record.wall_seconds - busy_seconds(record) for _, record in self._ended

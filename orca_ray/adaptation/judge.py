@@ -234,9 +234,9 @@ class Judge:
 
         ``outer`` is the result of `held_out`.
 
-        The interval of the samples out of fold is widened, because folds share training
-        samples (Nadeau and Bengio, 2003, "Inference for the generalization error"), and
-        pooled with that of the outer test split. If a training was continued on more
+        The out-of-fold interval is widened, because folds share training samples (Nadeau
+        and Bengio, 2003, "Inference for the generalization error"). It is then pooled
+        with ``outer``, if the outer test split is large enough. If a training was continued on more
         samples, the low end is divided by the factor by which their number grew.
         """
         num_known = self.outputs.num_known

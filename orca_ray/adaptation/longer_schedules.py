@@ -83,11 +83,11 @@ def _seconds_of_few_folds(leader: Configuration, situation: Situation) -> float:
 def _share_of_longer_schedule(
     configuration: Configuration, leader: Configuration, situation: Situation
 ) -> float:
-    """Return the share of the remaining time that a longer schedule may take.
+    """Return the share of the remaining time that one longer training may take.
 
-    With an outer test, `FEW_FOLDS` folds of the longer schedule must fit. A shortened
-    first trial is an exception: only a schedule of the usual length shows how good its
-    method is.
+    With an outer test it is 1 / `FEW_FOLDS`, so that as many folds fit into the time.
+    Otherwise, and for a method whose first trial was shortened, it is
+    `SHARE_OF_LONGER`: only a schedule of the usual length shows how good a method is.
     """
     folds = situation.folds
     is_shortened = (

@@ -146,7 +146,7 @@ class AdaptationSweep:
 
     @property
     def seconds(self) -> float:
-        """Seconds for everything."""
+        """Time limit in seconds, from the start of `run` to the end of `save`."""
         return 60 * self.minutes
 
     def chosen_methods(self) -> list[str]:

@@ -104,8 +104,8 @@ def load_board(name: str, options: BoardOptions) -> "BoardReport":
     """Return the leaderboard of a benchmark, or the effects of a sweep with a grid.
 
     ``name`` is that of the benchmark or the sweep. Without stored records, the board
-    shows only published and imported scores. Raises UserError if there are none, or if
-    ``options`` choose a sweep or budget.
+    shows only published and imported scores. UserError is raised if there are no such
+    scores either, or if ``options`` choose a sweep or budget, which need records.
     """
     from orca_ray.leaderboard.assembly import published_only
 

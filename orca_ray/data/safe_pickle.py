@@ -193,7 +193,7 @@ class _Machine:
         self.push(self.memo[index])
 
     def put(self, index: int) -> None:
-        """Store the value on top of the stack under a number."""
+        """Store the topmost value, which stays on the stack, in the memo."""
         self.memo[index] = self.stack[-1]
 
     def pop(self) -> Any:

@@ -138,7 +138,9 @@ def replace_lowest(
     """Return target tokens [B, T, D], ``k`` of them replaced by source tokens.
 
     The ``k`` target tokens with the lowest keys are replaced by the ``k`` source tokens
-    with the highest keys, which keep their order.
+    with the highest keys, which keep their order. The masks of `_highest` are 0 or 1,
+    but have the gradient of a relaxed choice: products with them pass gradients to the
+    keys.
     """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
     inserted_Bk, inserted_BT = _highest(source_keys_BT, k)
