@@ -234,10 +234,11 @@ class Judge:
 
         ``outer`` is the result of `held_out`.
 
-        The out-of-fold interval is widened, because folds share training samples (Nadeau
-        and Bengio, 2003, "Inference for the generalization error"). It is then pooled
-        with ``outer``, if the outer test split is large enough. If a training was continued on more
-        samples, the low end is divided by the factor by which their number grew.
+        The out-of-fold interval is widened, because folds share training samples
+        (Nadeau and Bengio, 2003, "Inference for the generalization error"). It is then
+        pooled with ``outer``, if the outer test split is large enough. If a training
+        was continued on more samples, the low end is divided by the factor by which
+        their number grew.
         """
         num_known = self.outputs.num_known
         num_samples = num_known + self.outputs.num_test
