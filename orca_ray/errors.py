@@ -104,9 +104,9 @@ def csv_cell(value: object) -> object:
 
 
 def shorten(value: object, limit: int = 200) -> str:
-    """Return ``value`` as text of at most ``limit`` characters, without credentials.
+    """Return ``value`` as text without credentials, cut after ``limit`` characters.
 
-    A longer text is cut after ``limit`` characters, and ends with "…".
+    A text that was cut ends with "…".
     """
     text = _without_credentials(str(value))
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -310,8 +310,9 @@ class Folder:
         if not self._is_absent(path):
             return self._holds(path, content)
         is_exact = create_object(self.uri, path, content.to_pybytes(), self._region)
-        # Without a conditional write, the last writer wins, unless the file of another
-        # writer is there already.
+        # A server that ignores or refuses the condition may or may not have written.
+        # Then write, unless the content of another writer is there, and wait: of those
+        # that write at the same time, the last one is kept.
         if not is_exact and (self._is_absent(path) or self._holds(path, content)):
             self._write(path, content)
             time.sleep(_SETTLE_SECONDS)

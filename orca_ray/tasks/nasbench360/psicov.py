@@ -133,11 +133,12 @@ def _distances(path: Path, length: int) -> Array:
 
 
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the positions of a square that hold residues, and the residues there.
+    """Return two ranges of equal length: positions in a square, and residues there.
 
-    Both are ranges of equal length. The square shows a window of a protein of
-    ``length`` residues. ``share``: start of the window of a long protein, as a share in
-    [0, 1) of the possible starts.
+    A square shows a window of a protein of ``length`` residues with its margins. The
+    first range are the positions along a side that hold residues, the second one is the
+    numbers of these residues in the protein. ``share``: start of the window of a long
+    protein, as a share in [0, 1) of the possible starts.
     """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first = max(0, MARGIN - start)
