@@ -199,13 +199,13 @@ class Formats:
         else:
             prediction = _nested(shape, bool if model.decides else float)
         fields: dict[str, Any] = {
-            "predictions": list[prediction],
-            "labels": list[str],
-            "warnings": list[str],
+            "predictions": (list[prediction], ...),
+            "labels": (list[str], ...),
+            "warnings": (list[str], ...),
         }
         if model.decides:
             probability: Any = _nested(shape, float)
-            fields["probabilities"] = list[probability]
+            fields["probabilities"] = (list[probability], ...)
         return create_model("Predictions", **fields)
 
     def _from_json(self, body: bytes) -> UserData:
