@@ -147,12 +147,12 @@ _Loader.add_implicit_resolver(
 
 
 class Place(NamedTuple):
-    """How far a path of keys and list indices leads into a document."""
+    """The part of a path of keys and list indices that exists in a document."""
 
     depth: int
-    """Number of its parts before the first missing one."""
+    """Number of keys and indices of the path before the first missing one."""
     line: int
-    """Line of the last existing part, from 1."""
+    """Line of the last existing key or index, from 1."""
 
 
 class PositionedYaml:

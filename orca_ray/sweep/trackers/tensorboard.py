@@ -27,10 +27,10 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer for the run.
+        """Open a file of TensorBoard for the run.
 
-        TensorBoard is told to drop the epochs of an interrupted attempt, because they
-        are logged again.
+        The file tells TensorBoard to drop the epochs of an interrupted attempt, because
+        they are logged again.
         """
         from tensorboardX import SummaryWriter
 

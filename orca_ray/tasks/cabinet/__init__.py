@@ -302,9 +302,9 @@ def _watch(package: str, member: str, length: int) -> Pool:
 
 
 def _faces(package: str, member: str) -> Pool:
-    """Read scikit-image's part of LFW.
+    """Read the patches of photographs of LFW that scikit-image ships.
 
-    It has patches of photographs, of which the first half are faces.
+    The first half of them shows faces, the second half does not.
     """
     x = _numpy(package, member)
     return Pool(x[:, None], np.repeat(["face", "other"], len(x) // 2))
