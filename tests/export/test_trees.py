@@ -35,6 +35,8 @@ from orca_ray.testing.trials import CLASSES, make_task
 from .conftest import Make
 
 lightgbm = pytest.importorskip("lightgbm")
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""Major and minor version of torch."""
 SAMPLES = 400
 FEATURES = 6
 ALL = pytest.mark.exhaustive
@@ -346,6 +348,8 @@ EVERY = [(to, *case) for to in FORMATS for case in COMMON]
 def test_an_exported_network_agrees(
     make: Make, to: str, kind: str, method: str, tmp_path: Path
 ) -> None:
+    if (to, kind) == ("onnx", "image") and TORCH < (2, 13):
+        pytest.skip("torch before 2.13 may write ONNX files without anti-aliasing")
     check_export(make(TASKS[kind], method), to, tmp_path)
 
 

