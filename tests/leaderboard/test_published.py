@@ -80,7 +80,7 @@ def test_every_row_is_valid() -> None:
         for row in SCORED
         if not row.flag
     ]
-    assert len(set(keys)) == len(keys) == 194
+    assert len(set(keys)) == len(keys) == 196
 
 
 def test_every_source_says_where_its_scores_were_read() -> None:
@@ -155,7 +155,7 @@ ROW = published_row("nasbench360/cifar100", "ORCA", "orca-nasbench360")
 DASH = published_row("nasbench360/cifar100", "DASH", "orca-nasbench360")
 DASH_COSMIC = published_row("nasbench360/cosmic", "DASH", "orca-nasbench360")
 MISPRINT = published_row("nasbench360/darcy_flow", "Perceiver IO", "orca-nasbench360")
-FNO = published_row("pdebench/burgers", "FNO", "orca-pdebench")
+FNO = published_row("pdebench/burgers_original", "FNO", "orca-pdebench")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,45 @@ def test_a_row_stands_beside_own_scores_only_with_equal_task_metric_and_protocol
     reason_found = reason_apart(row, metric, protocol)
     assert reason_found.startswith(reason)
     assert bool(reason_found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("task", "methods"),
+    [
+        ("pdebench/advection", []),
+        ("pdebench/advection_original", ["ORCA"]),
+        ("pdebench/burgers", []),
+        ("pdebench/burgers_original", ["ORCA"]),
+    ],
+)
+def test_scores_of_papers_stand_beside_the_upload_that_they_are_of_only(
+    task: str, methods: list[str]
+) -> None:
+    """The paper is of February 2023; the uploads were corrected later that year."""
+    own = own_row(task, "orca", "nrmse", "paper", Score(0.5, 0.1, 3))
+    results = compare(
+        tables.published_rows("pdebench"),
+        "pdebench",
+        own=[own],
+        metrics={task: "nrmse"},
+        protocol="paper",
+    )
+    beside = results.beside.methods if results.beside else []
+    assert [name for name in beside if "this store" not in name] == methods
+    assert f"{task} is {tables.TASKS[task]}" in results.notes
+
+
+def test_no_source_before_the_correction_is_of_a_corrected_upload() -> None:
+    early_sources = ("orca-pdebench", "pdebench-supplement", "wizwand-orca")
+    for row in tables.published_rows("pdebench"):
+        if row.task in ("pdebench/advection", "pdebench/burgers"):
+            assert row.source not in early_sources
+            assert row.method != "ORCA"
+
+
+def test_a_task_with_a_note_on_its_files_exists() -> None:
+    for task in tables.TASKS:
+        assert get_task(task).files[0].urls[0].split("/")[-1] in tables.TASKS[task]
 
 
 def test_own_scores_beside_are_shown_in_the_published_unit() -> None:

@@ -9,7 +9,7 @@ value, which a reader that takes a wrong frame shows.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,12 @@ LAYOUTS: dict[str, Layout] = {
     "darcy": Steady("2D_DarcyFlow_beta0.1_Train.hdf5", (128, 128), 16),
     "cfd_2d": Stacked(_CFD_2D, ("density", "pressure", "Vx", "Vy"), 3, (128, 128), 16),
 }
+ORIGINALS: dict[str, Layout] = {
+    f"{task}_original": replace(layout, file=f"original/{layout.file}")
+    for task, layout in LAYOUTS.items()
+    if task in ("advection", "burgers")
+}
+"""Layouts of the uploads that were corrected later; no such file is generated."""
 
 
 def write(
@@ -156,7 +162,8 @@ def write(
 
     It is as downloaded or as generated.
     """
-    layout = LAYOUTS[task]
+    layout = (LAYOUTS | ORIGINALS)[task]
+    (raw / layout.file).parent.mkdir(exist_ok=True)
     layout.write(raw, num_samples=num_samples)
     if generated:
         with h5py.File(raw / layout.file, "r+") as file:
@@ -344,10 +351,13 @@ def _corruptions_of_steady(_: Any) -> list[Corruption]:
 WRITERS: dict[str, Writer] = {
     f"{benchmark}/{task}": partial(write, task=task, generated=generated)
     for benchmark, generated in (("pdebench", False), ("pdebench_generated", True))
-    for task in LAYOUTS
+    for task in (LAYOUTS if generated else LAYOUTS | ORIGINALS)
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {
-    **{f"pdebench/{task}": _corruptions(layout) for task, layout in LAYOUTS.items()},
+    **{
+        f"pdebench/{task}": _corruptions(layout)
+        for task, layout in (LAYOUTS | ORIGINALS).items()
+    },
     **{
         f"pdebench_generated/{task}": _corruptions_of_generated(layout)
         for task, layout in LAYOUTS.items()

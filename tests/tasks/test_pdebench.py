@@ -1,4 +1,4 @@
-"""The nine tasks of PDEBench on small files, compared with independent reading.
+"""The tasks of PDEBench on small files, compared with independent reading.
 
 That reading equals the reference's own loader.
 """
@@ -81,8 +81,10 @@ def _read_by_hand(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
 
 
 def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
-    for benchmark in ("pdebench", "pdebench_generated"):
-        assert {task.short_name for task in get_benchmark(benchmark)} == set(TASKS)
+    downloads = {task.short_name for task in get_benchmark("pdebench")}
+    assert downloads == {*TASKS, *files.ORIGINALS}
+    generations = {task.short_name for task in get_benchmark("pdebench_generated")}
+    assert generations == set(TASKS)
     for name in TASKS:
         downloaded = get_task(f"pdebench/{name}")
         generated = get_task(f"pdebench_generated/{name}")
@@ -105,6 +107,37 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
         url, *_ = published_file.urls
         assert url.startswith("https://")
         assert len(bytes.fromhex(published_file.md5)) == 16
+
+
+def test_an_original_upload_is_read_as_the_corrected_one() -> None:
+    for name in files.ORIGINALS:
+        original = get_task(f"pdebench/{name}")
+        corrected = get_task(f"pdebench/{name.removesuffix('_original')}")
+        assert READINGS[name] == replace(
+            READINGS[corrected.short_name], layout=READINGS[name].layout
+        )
+        assert original == replace(
+            corrected,
+            name=original.name,
+            title=original.title,
+            files=original.files,
+            build=original.build,
+        )
+        (original_file,) = original.files
+        (corrected_file,) = corrected.files
+        assert original_file.path != corrected_file.path
+        assert original_file.md5 != corrected_file.md5
+        assert original_file.urls != corrected_file.urls
+
+
+def test_a_generated_file_is_not_an_original_upload(tmp_path: Path) -> None:
+    files.write(tmp_path, task="advection_original")
+    with h5py.File(tmp_path / files.ORIGINALS["advection_original"].file, "r+") as file:
+        file.attrs[files.MARK] = "{}"
+    with pytest.raises(UserError, match="use the task pdebench_generated/advection,"):
+        get_task("pdebench/advection_original").prepare(
+            raw=tmp_path, out=tmp_path / "x"
+        )
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from tests.raw_files import corruptions, writers
 
 BENCHMARKS = {
     "nasbench360": 10,
-    "pdebench": 9,
+    "pdebench": 11,
     "pdebench_generated": 9,
     "openml": 42,
     "drug": 2,

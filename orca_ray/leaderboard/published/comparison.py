@@ -124,6 +124,7 @@ def compare(
                 comparable.append(row)
     notes = [
         *(f"[{number}] {source}" for source, number in numbers.items()),
+        *_notes_of_tasks(ranked),
         *_notes_of_flags(ranked),
         *_notes_of_protocols(ranked),
         *_notes_of_claims(claims),
@@ -270,6 +271,12 @@ def _summary(
         }
     )
     return summary.reindex(methods).sort_values("mean_rank", kind="stable")
+
+
+def _notes_of_tasks(rows: Iterable[tables.PublishedRow]) -> Iterator[str]:
+    """Yield a sentence about each task with several published files."""
+    for task in sorted({row.task for row in rows} & set(tables.TASKS)):
+        yield f"{task} is {tables.TASKS[task]}"
 
 
 def _notes_of_flags(rows: Iterable[tables.PublishedRow]) -> Iterator[str]:

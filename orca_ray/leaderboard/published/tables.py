@@ -41,6 +41,8 @@ PROTOCOLS: Mapping[str, str] = _WORDS["protocols"]
 """Description of each protocol of published scores."""
 FLAGS: Mapping[str, str] = _WORDS["flags"]
 """Description of each flag that a published score may have."""
+TASKS: Mapping[str, str] = _WORDS["tasks"]
+"""What the data of a task are, by full name, for tasks with several published files."""
 CLAIM = "claim"
 """The ``setting`` of a statement about a whole benchmark.
 
@@ -400,7 +402,9 @@ class Published:
     rows: tuple[PublishedRow, ...]
     """All rows, including repetitions and claims about the whole benchmark."""
     notes: tuple[str, ...]
-    """Sentences about misprinted and doubtful scores, protocols, claims and sources."""
+    """Sentences about files of tasks, misprinted and doubtful scores, protocols, claims
+    and sources.
+    """
 
     @property
     def sources(self) -> dict[str, str]:

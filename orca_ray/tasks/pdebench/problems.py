@@ -1,11 +1,13 @@
 """Nine problems of PDEBench.
 
-Each gives two tasks, one for the published file and one for a generated file. Files
-made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with
-the settings. Generated files belong to the benchmark ``pdebench_generated``, other
-files to ``pdebench``: they share no leaderboard. The problems are declared in
-``problems.toml``, and what the tasks of a benchmark have in common in
-``benchmarks.toml``.
+Each gives two tasks, one for the published file and one for a generated file. Two of
+them, Advection and Burgers, were uploaded a second time in 2023 with a corrected flux:
+the first uploads, which the ORCA paper used, are the tasks ``advection_original`` and
+``burgers_original``. Files made by ``orca-sweep data generate`` have the root attribute
+`MARK`, a JSON object with the settings. Generated files belong to the benchmark
+``pdebench_generated``, other files to ``pdebench``: they share no leaderboard. The
+problems are declared in ``problems.toml``, and what the tasks of a benchmark have in
+common in ``benchmarks.toml``.
 """
 
 from collections.abc import Mapping
@@ -40,13 +42,14 @@ _LAYOUTS = {"Seeds": Seeds, "Stacked": Stacked, "Steady": Steady}
 _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
 
-def _tasks(name: str) -> tuple[Task, Task]:
+def _tasks(name: str) -> tuple[Task, ...]:
     """Return the tasks of one table of ``problems.toml``.
 
     One is for the published file, and one for a generated file in the same layout.
+    Another upload of the same problem gives only the first.
     """
     problem = _PROBLEMS[name]
-    file = PDEBENCH_FILES[name]
+    file = _path(name)
     address = f"{_DATAFILES}/{problem['datafile']}"
     published = RawFile(
         path=file, urls=(address,), md5=problem["md5"], num_bytes=problem["num_bytes"]
@@ -57,6 +60,8 @@ def _tasks(name: str) -> tuple[Task, Task]:
     downloaded = _task(
         DOWNLOADED, name, title=title, files=(published,), num_samples=sizes
     )
+    if "same_as" in problem:
+        return (downloaded,)
     generated = _task(
         GENERATED, name, title=f"{title} (generated)", files=(made,), num_samples=None
     )
@@ -74,7 +79,7 @@ def _task(benchmark: str, problem: str, **declared: Any) -> Task:
     reading = READINGS[problem]
 
     def build(workspace: Workspace) -> Arrays:
-        path = workspace.file(PDEBENCH_FILES[problem])
+        path = workspace.file(_path(problem))
         with open_hdf5(path) as file:
             _check_origin(path, file, name)
             return _reading.build(workspace, reading.layout(file, path, reading))
@@ -94,6 +99,21 @@ def _task(benchmark: str, problem: str, **declared: Any) -> Task:
     )
 
 
+def _path(problem: str) -> str:
+    """Return the path of a problem's file below the raw directory."""
+    declared = _PROBLEMS[problem]
+    return str(declared["path"] if "path" in declared else PDEBENCH_FILES[problem])
+
+
+def _problems() -> Mapping[str, Mapping[str, Any]]:
+    """Return the tables of ``problems.toml``, completed by those of ``same_as``."""
+    stated = tables("orca_ray.tasks.pdebench", "problems.toml")
+    return {
+        name: stated[problem.get("same_as", name)] | problem
+        for name, problem in stated.items()
+    }
+
+
 def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> Reading:
     options = dict(layout)
     open_layout = partial(_LAYOUTS[options.pop("name")], **options)
@@ -108,9 +128,10 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
     benchmark, problem = task.split("/")
     if benchmark == DOWNLOADED:
         if MARK in file.attrs:
+            generated = _PROBLEMS[problem].get("same_as", problem)
             raise UserError(
                 f"{path}: expected the published simulations, found generated ones"
-                f" (attribute {MARK!r}); use the task {GENERATED}/{problem}, whose"
+                f" (attribute {MARK!r}); use the task {GENERATED}/{generated}, whose"
                 " scores have their own leaderboard"
             )
         return
@@ -127,7 +148,7 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
 
 
 _BENCHMARKS = tables("orca_ray.tasks.pdebench", "benchmarks.toml")
-_PROBLEMS = tables("orca_ray.tasks.pdebench", "problems.toml")
+_PROBLEMS = _problems()
 READINGS = {
     name: _reading_of(**problem["reading"]) for name, problem in _PROBLEMS.items()
 }

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.methods.registry import expand, resolve
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec, parse_spec, shipped_sweeps
@@ -514,7 +515,18 @@ def assert_optimizes_as_row(trial: TrialSpec, row: dict[str, str]) -> None:
 
 
 def test_every_row_is_of_one_task() -> None:
-    assert sorted(find_dataset(task) for task in PAPERS) == sorted(ROWS)
+    uploads = [task for task in PAPERS if not task.endswith("_original")]
+    assert sorted(find_dataset(task) for task in uploads) == sorted(ROWS)
+
+
+def test_the_default_tasks_of_pdebench_are_those_with_scores_in_the_paper() -> None:
+    published = {
+        row.task
+        for row in published_rows("pdebench")
+        if row.source == "orca-pdebench" and row.method == "ORCA"
+    }
+    assert set(load_spec("pdebench").tasks) == published
+    assert len(published) == 8
 
 
 @pytest.mark.parametrize("task", SAMPLED)
