@@ -13,6 +13,7 @@ from orca_ray.data.rows import PAPER_BODIES
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.names import listed_body, parse_body_name
 from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
+from orca_ray.sweep.plan.spec import num_training_samples
 from orca_ray.tasks.task import Task
 from orca_ray.training.numerics import choose_precision
 from orca_ray.training.sample_cost import cpu_peak, product_rate
@@ -277,12 +278,12 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     if operations is None or task.num_samples is None:
         return None
     forward_seconds = operations / rate.flops
-    train, validation, test = task.num_samples
-    if plan.spec.protocol == PAPER:
-        # Trials train on train and validation, and select epochs on test.
-        train = train + validation
+    protocol = plan.spec.protocol
+    train = num_training_samples(task, protocol, float(plan.first["data.fraction"]))
+    assert train is not None
+    _, validation, test = task.num_samples
+    if protocol == PAPER:  # selects epochs on test
         validation = test
-    train = math.ceil(train * float(plan.first["data.fraction"]))
     # Without these options, there are no optimiser steps.
     batch = int(plan.first.get("refine.batch_size", train))
     accumulation = int(plan.first.get("refine.accumulation", train))

@@ -358,8 +358,9 @@ def _first_configuration(
 
     Raises UserError if one of them is invalid.
     """
-    settings = spec.settings(task, method)
+    settings: dict[str, schema.Scalar] = {}
     try:
+        settings = spec.settings(task, method)
         return resolve(method, settings).to_flat()
     except ValueError as error:
         invalid = next((name for name in settings if name in str(error)), "")

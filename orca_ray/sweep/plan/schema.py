@@ -238,6 +238,7 @@ GridSpec = Annotated[
 ]
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
+NumSteps = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 
 
 def _whole_above_one(gpus: float) -> float:
@@ -330,6 +331,13 @@ class Layer(_Model):
     body: Text | None = None
     resources: ResourceRequest | None = None
     search_trials: NumTrials | None = None
+    steps: NumSteps | None = None
+    """Number of optimiser steps of the refine stage; it sets ``refine.epochs``.
+
+    Each trial has the least number of epochs that makes at least so many steps, by its
+    task's declared samples. Methods that train without optimiser steps ignore it. Of
+    ``steps`` and ``refine.epochs``, the one in the layer of higher precedence counts.
+    """
 
 
 class TaskLayer(Layer):
@@ -358,6 +366,8 @@ class Budget(_Model):
     """
     methods: list[MethodChoice] | None = None
     settings: Settings = {}
+    steps: NumSteps | None = None
+    """Number of optimiser steps of each trial; see `Layer.steps`."""
     tasks: dict[TaskName, Layer] = {}
 
 
@@ -417,6 +427,8 @@ class SweepFile(_Model):
     is slower.
     """
     early_stopping: SuccessiveHalving | None = SuccessiveHalving()
+    steps: NumSteps | None = None
+    """Number of optimiser steps of each trial; see `Layer.steps`."""
     settings: Settings = {}
     """Hyper-parameters of all trials.
 

@@ -9,6 +9,7 @@ are copies of a column.
 
 import csv
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from orca_ray.sweep.plan.schema import (
     SweepFile,
 )
 from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
+from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +184,12 @@ class SweepSpec:
             space=file.space,
             resources=file.resources,
             search_trials=budget.search_trials,
+            steps=file.steps,
         )
         paper = (method, self.body(task, method)) if self.protocol == PAPER else None
         published = published_settings(task, paper=paper) if file.published else {}
         of_budget = [
-            Layer.model_construct(settings=budget.settings),
+            Layer.model_construct(settings=budget.settings, steps=budget.steps),
             budget.tasks.get(task),
         ]
         layers = [
@@ -216,13 +219,39 @@ class SweepSpec:
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
         """Return the hyper-parameters that `layers` set for one (task, method).
 
-        Later layers override earlier ones.
+        Later layers override earlier ones. ``steps`` of a layer sets ``refine.epochs``.
         """
-        return {
-            name: value
-            for layer in self.layers(task, method)
-            for name, value in layer.settings.items()
-        }
+        settings: dict[str, Scalar] = {}
+        steps = None
+        for layer in self.layers(task, method):
+            settings.update(layer.settings)
+            if layer.steps is not None:
+                steps = layer.steps
+            elif "refine.epochs" in layer.settings:
+                steps = None
+        trains_in_batches = "refine" in get_method(method).sections
+        if steps is not None and trains_in_batches:
+            settings["refine.epochs"] = self._num_epochs(task, method, settings, steps)
+        return settings
+
+    def _num_epochs(
+        self, task: str, method: str, settings: Mapping[str, Scalar], steps: int
+    ) -> int:
+        """Return the least number of epochs with at least so many optimiser steps.
+
+        Raises UserError if the number of samples of the task is not declared.
+        """
+        options = resolve(method, settings)
+        num_train = num_training_samples(
+            get_task(task), self.protocol, options.data.fraction
+        )
+        if num_train is None:
+            raise UserError(
+                f"steps: {task} declares no number of samples: set refine.epochs for it"
+            )
+        batches = math.ceil(num_train / options.refine.batch_size)
+        steps_per_epoch = math.ceil(batches / options.refine.accumulation)
+        return math.ceil(steps / steps_per_epoch)
 
     def hyperparameters(
         self, task: str, method: str, values: Mapping[str, Scalar] | None = None
@@ -271,6 +300,20 @@ class SweepSpec:
                 return layer.body
         declaration = get_task(task)
         return self.file.bodies.get(declaration.modality, declaration.body)
+
+
+def num_training_samples(task: Task, protocol: str, fraction: float) -> int | None:
+    """Return the number of samples that a trial trains on; None if it is not declared.
+
+    Under the protocol ``paper``, trials also train on the validation samples.
+    ``fraction`` is the share of the samples that are used (``data.fraction``).
+    """
+    if task.num_samples is None:
+        return None
+    train, validation, _ = task.num_samples
+    if protocol == PAPER:
+        train += validation
+    return math.ceil(train * fraction)
 
 
 def resolve_spec(

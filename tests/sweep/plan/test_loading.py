@@ -6,7 +6,9 @@ Also files that extend other files, and published configurations.
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -73,6 +75,70 @@ def test_the_minimal_file_is_understood() -> None:
     assert spec.settings("pocket/digits", "nft") == {"refine.learning_rate": 1e-3}
     assert spec.search_trials("pocket/digits", "nft") == 2
     assert spec.confirm_seeds == (1, 2)
+
+
+STEPS = """\
+name: mine
+benchmark: pocket
+methods: [nft, cnn, gradient_boosting]
+tasks: [pocket/digits, pocket/wdbc]
+settings: {refine.epochs: 7, refine.batch_size: 16, data.fraction: 0.5}
+per_method:
+  cnn: {settings: {refine.batch_size: 8, refine.accumulation: 4}}
+per_task:
+  pocket/wdbc: {settings: {refine.epochs: 3}}
+steps: 100
+budgets:
+  of_file: {}
+  long: {steps: 1000, tasks: {pocket/wdbc: {settings: {refine.epochs: 5}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("budget", "task", "method", "steps"),
+    [
+        ("of_file", "digits", "nft", 100),
+        ("of_file", "digits", "cnn", 100),
+        ("long", "digits", "nft", 1000),
+        ("long", "digits", "cnn", 1000),
+    ],
+)
+def test_steps_set_the_least_number_of_epochs_with_so_many(
+    budget: str, task: str, method: str, steps: int
+) -> None:
+    spec = parse_spec(STEPS, budget=budget)
+    values = spec.hyperparameters(f"pocket/{task}", method)
+    declared = get_task(f"pocket/{task}").num_samples
+    assert declared is not None
+    batch = int(values["refine.batch_size"]) * int(values["refine.accumulation"])
+    steps_per_epoch = math.ceil(declared[0] / 2 / batch)
+    epochs = int(values["refine.epochs"])
+    assert (epochs - 1) * steps_per_epoch < steps <= epochs * steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("budget", "task", "method", "epochs"),
+    [
+        # Boosting has no optimiser steps; a later layer sets the epochs of wdbc.
+        ("long", "digits", "gradient_boosting", 7),
+        ("of_file", "wdbc", "nft", 3),
+        ("long", "wdbc", "nft", 5),
+    ],
+)
+def test_epochs_of_a_later_layer_count(
+    budget: str, task: str, method: str, epochs: int
+) -> None:
+    spec = parse_spec(STEPS, budget=budget)
+    assert spec.settings(f"pocket/{task}", method)["refine.epochs"] == epochs
+
+
+def test_steps_need_a_declared_number_of_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = replace(get_task("pocket/digits"), num_samples=None)
+    monkeypatch.setattr("orca_ray.sweep.plan.spec.get_task", lambda name: task)
+    with pytest.raises(UserError, match=r"steps: pocket/digits declares no number"):
+        parse_spec(STEPS.replace(", pocket/wdbc]", "]"), budget="of_file")
 
 
 @pytest.mark.parametrize(
