@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch.nn import Parameter
 
     from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
+    from orca_ray.models.body import Body
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig
@@ -177,12 +178,17 @@ def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
 
 
 def new_and_norm_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    """Yield the parameters of embedder and head, then those of the body's norms.
+    """Yield the parameters of embedder and head, then those of the body's norms."""
+    yield from new_parameters(model)
+    yield from norm_parameters(model.body)
+
+
+def norm_parameters(body: "Body") -> "Iterator[Parameter]":
+    """Yield the parameters of the body's norms.
 
     Norms are layers without children whose class name contains "norm": some encoders
     define their own normalisation classes, which share no base class.
     """
-    yield from new_parameters(model)
-    for layer in model.body.modules():
+    for layer in body.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
             yield from layer.parameters(recurse=False)

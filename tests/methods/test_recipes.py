@@ -80,6 +80,7 @@ TRAINED = {
         r".*",
     ),
     **dict.fromkeys(("joint", "mona", "pare", "recraft", "recraft_code"), r".*"),
+    **dict.fromkeys(("norms_only", "rescaled", "shuffled"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
@@ -102,7 +103,7 @@ def test_the_methods_of_the_first_release() -> None:
         *of_series,
     }
     assert random == {*baselines, "cnn", "random_features", "scratch"}
-    variants = {"recraft_code"}
+    variants = {"norms_only", "recraft_code", "rescaled", "shuffled"}
     # Records of the group exist.
     assert set(expand([FIELD])) == set(TRAINED) - baselines - variants
 
@@ -195,6 +196,35 @@ def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) ->
     assert any("query" in name for name in changed(body("nft"), body("scratch")))
     assert changed(body("scratch"), body("scratch", seed=1))
     assert not changed(body("scratch"), body("random_features"))
+
+
+@torch.no_grad()
+def test_controls_keep_scale_values_or_norms_of_pretrained_weights(bert: str) -> None:
+    def weights(method: str, seed: int = 0) -> dict[str, Tensor]:
+        return copy_of(start(bert, method, seed=seed).model)
+
+    pretrained = weights("nft")
+    random = weights("scratch")
+    for name, values in weights("shuffled").items():
+        if not name.startswith("head."):
+            sorted_values = values.flatten().sort().values
+            assert sorted_values.equal(pretrained[name].flatten().sort().values)
+    large = [name for name, values in pretrained.items() if values.numel() > 200]
+    body_tensors = [name for name in large if name.startswith("body.")]
+    assert body_tensors
+    rescaled = weights("rescaled")
+    for name in body_tensors:
+        expected = pretrained[name]
+        assert not rescaled[name].equal(expected)
+        torch.testing.assert_close(
+            rescaled[name].std(), expected.std(), rtol=0.2, atol=0.0
+        )
+    norms_only = weights("norms_only")
+    for name in pretrained:
+        is_norm = "LayerNorm" in name and name.startswith("body.")
+        assert norms_only[name].equal((pretrained if is_norm else random)[name])
+    for method in ("rescaled", "shuffled", "norms_only"):
+        assert changed(weights(method), weights(method, seed=1))
 
 
 @torch.no_grad()
