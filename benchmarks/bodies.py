@@ -55,7 +55,7 @@ def read(own: Study, board: Board, crossed: Board, seeds: Collection[int]) -> St
     )
     scores = scores[scores["task"].isin(tasks) & scores["seed"].isin(seeds)]
     counts = scores.groupby(["task", "method"])["seed"].transform("size")
-    table = ScoreTable.of(scores[counts == len(seeds)])
+    table = ScoreTable.of(scores[counts == len(seeds)], board.floors)
     return Study(table, own.properties.part(np.isin(own.table.tasks, table.tasks)))
 
 

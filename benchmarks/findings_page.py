@@ -127,7 +127,7 @@ def _score_table(
     any score are left out.
     """
     complete = _complete(board, spec)
-    scored = ScoreTable.of(board.scores)
+    scored = board.table
     num_seeds = scored.scores_TMS.shape[-1]
     methods = sorted({method for sides in COMPARED for method in sides} - {BEST})
     scores_TMS = np.full((len(board.tasks), len(methods) + 1, num_seeds), np.nan)
@@ -142,7 +142,9 @@ def _score_table(
         for name, has_scores in zip([*methods, BEST], has_scores_M, strict=True)
         if has_scores
     ]
-    return ScoreTable(board.tasks, tuple(names), scores_TMS[:, has_scores_M])
+    return ScoreTable(
+        board.tasks, tuple(names), scores_TMS[:, has_scores_M], board.floors
+    )
 
 
 def _properties(

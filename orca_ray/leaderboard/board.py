@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.results.record import Status
 
 SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float64"}
@@ -170,6 +171,11 @@ class Board:
     """
     cells: Mapping[tuple[str, str], BoardCell]
     """Cells by (task, method); there is none where no trial ran."""
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Floor of each task with a score; see `ScoreTable.floors_T`.
+
+    A board with some of the methods keeps the floors of the whole board.
+    """
     others: tuple[Other, ...] = ()
     """Other sweeps and protocols of the same benchmark that have records."""
     notes: tuple[str, ...] = ()
@@ -186,6 +192,11 @@ class Board:
     def metrics(self) -> dict[str, str]:
         """Name of the metric by task."""
         return {name: info.metric for name, info in self.infos.items()}
+
+    @cached_property
+    def table(self) -> ScoreTable:
+        """The scores as arrays, with the floors of the board."""
+        return ScoreTable.of(self.scores, self.floors)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:

@@ -110,7 +110,7 @@ class BoardReport:
     @cached_property
     def scores(self) -> ScoreTable:
         """The score table as arrays, shared by all statistics."""
-        return ScoreTable.of(self.board.scores)
+        return self.board.table
 
     @cached_property
     def ranking(self) -> ScoreTable:
@@ -123,7 +123,7 @@ class BoardReport:
         has_rank_M = num_tasks_M >= len(scores.tasks) / 2
         ranked = np.flatnonzero(has_rank_M)
         methods = tuple(scores.methods[m] for m in ranked)
-        return ScoreTable(scores.tasks, methods, scores.scores_TMS[:, ranked])
+        return replace(scores, methods=methods, scores_TMS=scores.scores_TMS[:, ranked])
 
     def statistic(self, name: str) -> pd.DataFrame:
         """Return the frame of a statistic of `on_boards`: a row for each method.

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import Board, Other, TaskInfo, score_table
 from orca_ray.leaderboard.cells import board_cells
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.record import Status
 from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.store import ResultsStore
@@ -91,7 +91,8 @@ def build(
     scored, notes = _scored(confirmed, groups, state)
     methods = sorted(groups["label"].unique())
     scores = score_table(scored)
-    ranks = get_statistic("mean_rank").compute(scores)["value"]
+    table = ScoreTable.of(scores)
+    ranks = get_statistic("mean_rank").compute(table)["value"]
     return Board(
         benchmark=benchmark,
         sweep=pair.sweep,
@@ -103,6 +104,7 @@ def build(
         methods=tuple(ranks.reindex(methods).sort_values(kind="stable").index),
         scores=scores,
         cells=board_cells(scan, groups, scored),
+        floors=dict(zip(table.tasks, table.floors_T.tolist(), strict=True)),
         others=tuple(other for other in available if other != pair),
         notes=tuple(notes),
         warnings=(

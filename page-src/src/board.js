@@ -23,7 +23,7 @@ export class Board {
     this.whole = this.methods.length === data.methods.length && this.tasks.length === data.tasks.length;
     /** Chosen methods with a score on any chosen task. */
     this.scored = this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
-    this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))), this.noise);
+    this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))), this.noise, this.tasks.map((task) => this.task(task).floor));
     /** Chosen tasks on which each ranked method has a score: what statistics over tasks use. */
     this.common = this.scored.length ? this.table.ranking.common.map((t) => this.tasks[t]) : [];
   }

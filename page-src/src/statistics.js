@@ -79,21 +79,21 @@ function adjusted(tests) {
 
 /** Scores of tasks and methods as arrays. */
 export class ScoreTable {
-  /** @param {number[][][]} scores_TMS by task, method and seed @param {{prior: number, most: number[], variances: number[][]}} noise of the whole board */
-  constructor(tasks, methods, scores_TMS, noise) {
-    Object.assign(this, { tasks, methods, scores_TMS, noise });
+  /** @param {number[][][]} scores_TMS by task, method and seed @param {{prior: number, most: number[], variances: number[][]}} noise of the whole board @param {number[]} floors_T of the whole board: lower scores are raised to them, because a mean of zero has no ratio */
+  constructor(tasks, methods, scores_TMS, noise, floors_T) {
+    Object.assign(this, { tasks, methods, scores_TMS, noise, floors_T });
     this.means_TM = scores_TMS.map((scores_MS) => scores_MS.map(mean));
     /** Places of the tasks on which every method has a score. */
     this.common = [...tasks.keys()].filter((t) => methods.length && this.means_TM[t].every(Number.isFinite));
-    /** Logarithms of means. A mean of zero has no ratio: it is raised to half of the task's smallest positive score. */
-    this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, floor(scores_TMS[t])))));
+    /** Logarithms of means. */
+    this.logs_TM = this.means_TM.map((means_M, t) => means_M.map((each) => Math.log(Math.max(each, floors_T[t]))));
   }
 
   /** The part with the methods that are ranked: those with scores on at least half of the tasks. */
   get ranking() {
     const kept = [...this.methods.keys()].filter((m) => 2 * this.means_TM.filter((means_M) => Number.isFinite(means_M[m])).length >= this.tasks.length);
     const of = (rows) => rows.map((row) => kept.map((m) => row[m]));
-    return new ScoreTable(this.tasks, kept.map((m) => this.methods[m]), of(this.scores_TMS), { ...this.noise, variances: of(this.noise.variances) });
+    return new ScoreTable(this.tasks, kept.map((m) => this.methods[m]), of(this.scores_TMS), { ...this.noise, variances: of(this.noise.variances) }, this.floors_T);
   }
 
   /** Tasks on which two methods have a score, with the logarithm of the ratio, its error and the error's freedom. @param {number} m @param {number} o */
@@ -122,9 +122,6 @@ export class ScoreTable {
     return Object.fromEntries(this.methods.map((method, m) => [method, compute(m)]));
   }
 }
-
-/** Half of a task's smallest positive score. @param {number[][]} scores_MS */
-const floor = (scores_MS) => (min(scores_MS.flat().filter((score) => score > 0)) ?? 2) / 2;
 
 /** Sum of variances, with its degrees of freedom (Satterthwaite). @param {{variance: number, freedom: number}[]} parts */
 function combined(parts) {

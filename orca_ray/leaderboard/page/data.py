@@ -145,9 +145,11 @@ def _task(
 ) -> dict[str, Any]:
     """Return a task with its label, and its texts in ``about`` as ``NAME_text``."""
     texts = about.get(info.name, {})
+    floors = dict(zip(board.table.tasks, board.table.floors_T.tolist(), strict=True))
     return {
         **asdict(info),
         "label": info.name.removeprefix(f"{board.benchmark}/"),
+        "floor": floors.get(info.name, 1.0),
         **{f"{name}_text": text for name, text in texts.items()},
     }
 

@@ -126,17 +126,6 @@ def holm(p: Floats) -> Floats:
     return adjusted
 
 
-def score_floor(scores_CS: Floats) -> float:
-    """Return half of a task's smallest positive score, 1 if no score is positive.
-
-    Lower mean scores are raised to this floor. A mean of zero, such as no error on a
-    small test set, has no ratio. Half of the smallest score that was measured stands
-    for it, as half of the detection limit does in chemistry.
-    """
-    positive = scores_CS[scores_CS > 0]
-    return float(positive.min()) / 2 if len(positive) else 1.0
-
-
 def student_p(log: Floats, error: Floats, freedom: Floats) -> Floats:
     """Return the p-values of Student's test that logarithms of ratios are 0.
 
@@ -201,7 +190,7 @@ class LogScores:
     means_TM: Floats
     """Logarithms of mean scores [T, M]; NaN where there is no score."""
     floors_T: Floats
-    """Floors [T, 1] to which lower scores and means are raised; see `score_floor`."""
+    """Floors [T, 1] to which lower scores and means are raised."""
     variances_TM: Floats
     """Variances over seeds of a log score; see `moderate_variances`.
 
@@ -216,10 +205,10 @@ class LogScores:
     def of(cls, table: ScoreTable) -> "LogScores":
         """Return the log scores of a table.
 
-        Scores and means below `score_floor` are raised to it.
+        Scores and means below the floor of their task are raised to it; see
+        `ScoreTable.floors_T`.
         """
-        floors = [score_floor(scores_MS) for scores_MS in table.scores_TMS]
-        floors_T = np.array(floors).reshape(-1, 1)
+        floors_T = table.floors_T.reshape(-1, 1)
         present_TMS = np.isfinite(table.scores_TMS)
         num_TM = np.maximum(table.num_seeds_TM, 1)
         filled_TMS = np.where(present_TMS, table.scores_TMS, 1.0)

@@ -19,9 +19,8 @@ from orca_ray.leaderboard.statistics.paired import (
     LogScores,
     compare,
     holm,
-    score_floor,
 )
-from orca_ray.leaderboard.statistics.table import ScoreTable
+from orca_ray.leaderboard.statistics.table import ScoreTable, score_floor
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -35,14 +35,21 @@ class ScoreTable:
 
     The n scores of a (task, method) come first, in the order of their seeds.
     """
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Floors of tasks; see `floors_T`."""
 
     @classmethod
-    def of(cls, scores: "pd.DataFrame | ScoreTable") -> "ScoreTable":
+    def of(
+        cls,
+        scores: "pd.DataFrame | ScoreTable",
+        floors: Mapping[str, float] | None = None,
+    ) -> "ScoreTable":
         """Return the arrays of a score table, which is a frame.
 
         Columns are ``task``, ``method``, ``seed`` and ``score``. Missing scores are
-        absent rows. Raises ValueError if a score is not finite or a (task, method,
-        seed) occurs twice.
+        absent rows. ``floors`` are those of the board that the scores are a part of.
+        Raises ValueError if a score is not finite or a (task, method, seed) occurs
+        twice.
         """
         if isinstance(scores, ScoreTable):
             return scores
@@ -61,7 +68,25 @@ class ScoreTable:
         num_seeds = places.max(initial=-1) + 1
         scores_TMS = np.full((len(tasks), len(methods), num_seeds), np.nan)
         scores_TMS[t, m, places] = rows["score"].to_numpy("float64")
-        return cls(tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS)
+        return cls(
+            tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS, floors or {}
+        )
+
+    @cached_property
+    def floors_T(self) -> Floats:
+        """Floors [T] to which lower scores are raised before a ratio is computed.
+
+        The floor of a task is `score_floor` of all scores of its board, so that it does
+        not depend on which methods are compared. Where ``floors`` has none, the scores
+        of this table are all that is known.
+        """
+        own = map(score_floor, self.scores_TMS)
+        return np.array(
+            [
+                self.floors.get(task, floor)
+                for task, floor in zip(self.tasks, own, strict=True)
+            ]
+        )
 
     @cached_property
     def num_seeds_TM(self) -> NDArray[np.int64]:
@@ -81,7 +106,7 @@ class ScoreTable:
         if complete_T.all():
             return self
         tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
-        return ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
+        return replace(self, tasks=tasks, scores_TMS=self.scores_TMS[complete_T])
 
     def by_method(
         self, **columns: Sequence[object] | Floats | float | str | None
@@ -105,6 +130,17 @@ class ScoreTable:
             for name, values in columns.items()
         }
         return pd.DataFrame(flat, index=index)[different]
+
+
+def score_floor(scores: Floats) -> float:
+    """Return half of a task's smallest positive score, 1 if no score is positive.
+
+    Lower mean scores are raised to this floor. A mean of zero, such as no error on a
+    small test set, has no ratio. Half of the smallest score that was measured stands
+    for it, as half of the detection limit does in chemistry.
+    """
+    positive = scores[scores > 0]
+    return float(positive.min()) / 2 if len(positive) else 1.0
 
 
 def mean_over_seeds(scores: Floats) -> Floats:

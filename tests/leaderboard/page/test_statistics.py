@@ -112,11 +112,14 @@ def in_page(page: Any, table: ScoreTable, program: str, *more: Any) -> Any:
         "most": logs.freedom_TM.sum(axis=1).tolist(),
         "variances": [without_nan(row) for row in logs.variances_TM.tolist()],
     }
-    function = f"""([tasks, methods, scores, noise, more]) => {{
-        const table = new orca.statistics.ScoreTable(tasks, methods, scores, noise);
+    function = f"""([tasks, methods, scores, noise, floors, more]) => {{
+        const {{ ScoreTable }} = orca.statistics;
+        const table = new ScoreTable(tasks, methods, scores, noise, floors);
         return {program};
     }}"""
-    return page.evaluate(function, [table.tasks, table.methods, scores, noise, more])
+    floors = table.floors_T.tolist()
+    arguments = [table.tasks, table.methods, scores, noise, floors, more]
+    return page.evaluate(function, arguments)
 
 
 def test_statistics_of_subsets_are_pythons(open_page: Open) -> None:

@@ -15,6 +15,9 @@ from benchmarks.findings import BEST, answers
 from benchmarks.findings_calibration import METHODS, NULLS, simulate
 from benchmarks.findings_page import picture, read, read_bodies, text, text_of_bodies
 from benchmarks.regression import estimate, mean, unequal_means
+from orca_ray.leaderboard import BoardReport, build, subset
+from orca_ray.leaderboard.page import page_data
+from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
@@ -107,6 +110,21 @@ def store(tmp_path: Path, records: list[Record]) -> ResultsStore:
     gap = ArtefactRow("pocket/full", key, "features", "gap", json.dumps(GAP))
     store.append(records, artefacts=[gap])
     return store
+
+
+def test_a_task_has_one_floor_on_page_board_and_findings(tmp_path: Path) -> None:
+    all_runs = [*runs("nft", 0.3, 0.1), *runs("scratch", 0.0, 0.1)]
+    # Findings do not compare the method with the smallest positive score.
+    all_runs += runs("lora", 0.01, 0.1)
+    store = ResultsStore(tmp_path / "zeros", create=True)
+    store.append([make_record(f"k{i}", **run) for i, run in enumerate(all_runs)])
+    board = build(store, benchmark="pocket")
+    shown, _ = subset(board, None, ["nft", "scratch"])
+    (task,) = page_data(BoardReport(shown))["tasks"]
+    assert task["floor"] == 0.01 / 2
+    for table in (board.table, shown.table, read("pocket", store).study.table):
+        ratios = LogScores.of(table).paired("nft", "scratch")
+        assert np.exp(ratios.logs) == pytest.approx([0.3 / task["floor"]])
 
 
 def test_validation_chooses_the_baseline_of_a_task(store: ResultsStore) -> None:
