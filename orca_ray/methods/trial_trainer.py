@@ -47,12 +47,22 @@ from orca_ray.tasks.task import Task
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.config import DataConfig
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict
-from orca_ray.training.numerics import choose_precision, derive_seed, torch_settings
+from orca_ray.training.numerics import (
+    choose_precision,
+    derive_seed,
+    return_freed_memory,
+    torch_settings,
+)
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import memory_mib
 
 _FORMAT = 6
 """Version of the content of checkpoints; those of another version are not restored."""
+_LARGE_PROCESS_MIB = 1024
+"""Memory in MiB above which a closed trial returns freed memory to the system.
+
+Below, the next trial of the process reuses it, since getting 100 MiB anew takes 60 ms.
+"""
 _log = logging.getLogger(__name__)
 
 
@@ -330,6 +340,8 @@ class TrialTrainer:
             gc.collect()
         if uses_cuda:
             torch.cuda.empty_cache()
+        if memory_mib(torch.device("cpu")) > _LARGE_PROCESS_MIB:
+            return_freed_memory()
 
     def _name_stage(self) -> None:
         self.stage = "done" if self._stages[0].done else self._stages[0].name

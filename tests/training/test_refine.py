@@ -240,12 +240,18 @@ def test_the_log_loss_of_classes_and_labels_by_hand() -> None:
 
 
 def test_freed_memory_stays_with_the_process() -> None:
+    def allocate_gradients() -> None:
+        [torch.ones(2**20) for _ in range(90)]  # 360 MiB in all, 92,160 pages
+
     numerics.keep_freed_memory()
-    torch.ones(2**20)
+    allocate_gradients()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(50):
-        torch.ones(2**20)  # 4 MiB, of 1,024 pages
+    for _ in range(3):
+        allocate_gradients()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10_000
+    numerics.return_freed_memory()
+    allocate_gradients()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 80_000
 
 
 class Killed(Exception):
