@@ -446,8 +446,11 @@ def test_columns_of_every_type_of_pandas_survive_json() -> None:
     names = {"category": set[str](), "date": set[str](), "number": set[str]()}
     for column in preprocessing.encoder.columns:  # type: ignore[union-attr]
         names[column.kind].add(column.name)
-    assert names["category"] == {"category", "string"}
-    assert names["date"] == {"zone", "far"}
+    # pandas 2 cannot represent dates of the years 1 and 9999.
+    has_far_dates = int(pd.__version__.split(".")[0]) >= 3
+    far_dates = {"far"} if has_far_dates else set[str]()
+    assert names["date"] == {"zone", *far_dates}
+    assert names["category"] == {"category", "string", "far"} - far_dates
     assert set().union(*names.values()) == set(table.columns)
     x = preprocessing.inputs(UserData(x=table))
     assert np.isfinite(x).all()
