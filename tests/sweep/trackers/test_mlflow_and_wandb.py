@@ -113,7 +113,11 @@ def read_mlflow(place: Path) -> Shown:
 
 def read_wandb(place: Path) -> Shown:
     """Read the runs of a directory of Weights & Biases."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record as Entry
+
+    # A process writes the files; it has written all of them when it has ended.
+    wandb.teardown()
 
     shown: Shown = {}
     logs = place.glob("wandb/offline-run-*/run-*.wandb")
