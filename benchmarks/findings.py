@@ -1,31 +1,50 @@
-"""The ten planned questions of a study of many tasks, and their answers.
+"""The planned questions of a study of many tasks, and their answers.
 
-Six questions are about all tasks, four about properties of tasks. They are one family:
-p-values are adjusted by Holm for all of them. `benchmarks.findings_page` writes the
-page of the answers; `benchmarks.findings_calibration` simulates studies and counts
+Seven questions are about all tasks, four about properties of tasks. They are one
+family: p-values are adjusted by Holm for all of them. `benchmarks.findings_page` writes
+the page of the answers; `benchmarks.findings_calibration` simulates studies and counts
 false answers.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.regression import Estimate, estimate, groups, mean, room, unequal_means
+from benchmarks.regression import (
+    Estimate,
+    estimate,
+    groups,
+    room,
+    stratified_mean,
+    unequal_means,
+)
+from benchmarks.searches import (
+    BASELINES,
+    BEST_BASELINE,
+    BEST_TRANSFORMER,
+    TYPICAL_BASELINE,
+)
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import Comparison, LogScores, holm
+from orca_ray.leaderboard.statistics.paired import (
+    Comparison,
+    LogRatios,
+    LogScores,
+    compare,
+    holm,
+)
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 from orca_ray.leaderboard.statistics.verdict import MAX_MORE, detectable_mean
 
 Mask = NDArray[np.bool_]
 
-BEST = "best baseline"
-"""Name of the method that has the scores of each task's best baseline by validation."""
 REFERENCE = "nft"
 """Name of the method that most methods are compared with: plain fine-tuning."""
+MARGIN = 0.05
+"""Largest share of the error by which two methods may differ and count as equal."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +86,60 @@ class Study:
     properties: Data
     """Properties of all tasks; its ``logs`` mean nothing."""
 
+    searches: Mapping[str, Floats] = field(default_factory=dict)
+    """Weights [T, M] of the methods in each search; see `benchmarks.searches`."""
+
     @cached_property
     def logs(self) -> LogScores:
         """Logarithms of the scores."""
         return LogScores.of(self.table)
 
-    def data(self, method: str, reference: str) -> Data:
-        """Return the log ratios of two methods on the tasks with scores of both."""
-        if not {method, reference} <= set(self.table.methods):
-            no_tasks = np.zeros(len(self.table.tasks), bool)
-            return replace(self.properties.part(no_tasks), logs=np.empty(0))
-        ratios = self.logs.paired(method, reference)
+    def weights_TM(self, side: str) -> Floats:
+        """Return the weights of methods in a side: a method, or a search.
+
+        They are NaN on a task where the side has no score.
+        """
+        if side in self.searches:
+            return self.searches[side]
+        is_side_M = np.array([method == side for method in self.table.methods])
+        has_score_T = (self.table.num_seeds_TM * is_side_M).sum(axis=1) > 0
+        return np.where(has_score_T[:, None], is_side_M, np.nan)
+
+    def ratios(self, side: str, reference: str) -> LogRatios:
+        """Return the log ratios of two sides on the tasks where both have scores."""
+        weights_TM = self.weights_TM(side) - self.weights_TM(reference)
+        is_known_T = np.isfinite(weights_TM).all(axis=1)
+        counts_TM = np.isfinite(weights_TM) & (weights_TM != 0)
+        weights_TM = np.where(counts_TM, weights_TM, 0.0)
+        logs = self.logs
+        logs_T = (weights_TM * np.where(counts_TM, logs.means_TM, 0.0)).sum(axis=1)
+        errors_TM = weights_TM * np.where(counts_TM, logs.errors_TM, 0.0)
+        freedom_TM = np.where(counts_TM, logs.freedom_TM, np.inf)
+        variances_T, freedom_T = logs.over_seeds(errors_TM**2, freedom_TM)
+        tasks = [self.table.tasks[t] for t in np.flatnonzero(is_known_T)]
+        errors_T = np.sqrt(variances_T[is_known_T])
+        return LogRatios(tasks, logs_T[is_known_T], errors_T, freedom_T[is_known_T])
+
+    def data(self, side: str, reference: str) -> Data:
+        """Return the log ratios of two sides on the tasks where both have scores."""
+        ratios = self.ratios(side, reference)
         has_ratio = np.isin(self.table.tasks, ratios.tasks)
         return replace(self.properties.part(has_ratio), logs=ratios.logs)
 
-    def compare(self, method: str, reference: str) -> Comparison | None:
-        """Return the board's comparison of two methods, if both have scores."""
-        if not {method, reference} <= set(self.table.methods):
+    def compare(self, side: str, reference: str) -> Comparison | None:
+        """Return the board's comparison of two sides, if there is a ratio."""
+        ratios = self.ratios(side, reference)
+        if not ratios.tasks:
             return None
-        return self.logs.compare(method, reference)
+        num_tasks = len(self.table.tasks)
+        return compare(
+            {"method": side}, {"method": reference}, ratios, planned=num_tasks
+        )
 
 
 def over_tasks(data: Data) -> Estimate:
-    """Return the mean log ratio over tasks."""
-    return mean(data.logs)
+    """Return the mean log ratio over tasks, which were drawn by kind of data."""
+    return stratified_mean(data.logs, data.kinds)
 
 
 def between_kinds(data: Data) -> Estimate:
@@ -133,9 +182,9 @@ def _slope(logs: Floats, groups: Sequence[Mask], values: Floats) -> Estimate:
 
 @dataclass(frozen=True)
 class Question:
-    """A planned question about the ratio of two methods.
+    """A planned question about the ratio of two sides: methods, or searches.
 
-    The ratio is below 1 if the first method is better.
+    The ratio is below 1 if the first side is better.
     """
 
     text: str
@@ -153,7 +202,11 @@ QUESTIONS = (
     Question("Does guarded aligning help?", ("orca_guarded", REFERENCE)),
     Question("Does pretraining help?", (REFERENCE, "scratch")),
     Question(
-        "Does the transformer beat the best baseline of its task?", (REFERENCE, BEST)
+        "Does fine-tuning beat a typical baseline?", (REFERENCE, TYPICAL_BASELINE)
+    ),
+    Question(
+        "Does the best transformer beat the best baseline, of as many?",
+        (BEST_TRANSFORMER, BEST_BASELINE),
     ),
     Question(
         "Is it better to train the whole body than the head alone?",
@@ -169,7 +222,7 @@ QUESTIONS = (
     ),
     Question(
         "Does the transformer do better on some kinds of data?",
-        (REFERENCE, BEST),
+        (REFERENCE, TYPICAL_BASELINE),
         between_kinds,
     ),
     Question(
@@ -187,6 +240,11 @@ QUESTIONS = (
     ),
 )
 """All questions that are asked of the scores of the benchmark's own sweep."""
+ON_BASELINES = tuple(
+    Question(f"Does fine-tuning beat `{name}`?", (REFERENCE, name))
+    for name in BASELINES
+)
+"""Questions about single baselines, a family of their own."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +255,11 @@ class Answer:
     data: Data
     estimate: Estimate
     adjusted_p: float = math.nan
+    outside_p: float = math.nan
+    """p-value that the two sides differ by at least `MARGIN`, if all tasks are asked.
+
+    It is adjusted by Holm for all questions about all tasks, a family of its own.
+    """
     family: int = len(QUESTIONS)
     """Number of questions that p-values are adjusted for."""
 
@@ -204,6 +267,11 @@ class Answer:
     def clear(self) -> bool:
         """Whether the answer is Yes or No at the 5 % level over all questions."""
         return self.adjusted_p <= LEVEL
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the sides are equal within `MARGIN`, at the 5 % level over all."""
+        return not self.clear and self.outside_p <= LEVEL
 
     @property
     def level(self) -> float:
@@ -218,6 +286,8 @@ class Answer:
         """The answer in words."""
         if math.isnan(self.estimate.p):
             return "Unknown"
+        if self.is_equal:
+            return f"No difference larger than {100 * MARGIN:.0f} %"
         if not self.clear:
             return "Not clear"
         is_positive = self.estimate.value > 0
@@ -264,6 +334,8 @@ class Answer:
         """What would change the answer, in words."""
         if self.clear:
             return self._fragile()
+        if self.is_equal:
+            return f"adjusted p = {self.outside_p:.2g} that it is beyond this margin"
         if math.isnan(self.estimate.value):
             factor = math.exp(room(self.data.logs, self.data.kinds))
             return f"two kinds may still differ by a factor of up to {factor:.2g}"
@@ -320,14 +392,15 @@ class Answer:
     def _p_without(self, kept: Mask, task: int) -> float:
         without = kept.copy()
         without[task] = False
-        p = self.question.fit(self.data.part(without)).p
-        return 1.0 if math.isnan(p) else p
+        return _known_p(self.question.fit(self.data.part(without)).p)
 
 
 def answers(study: Study, questions: Sequence[Question] = QUESTIONS) -> list[Answer]:
     """Return the answers to a family of questions.
 
-    A question that cannot be answered yet counts in the family as well.
+    A question that cannot be answered yet counts in the family as well. Differences and
+    equalities are two families: of the statements of either, a false one is meant to be
+    in at most 5 % of studies. No question can have a false one of both.
     """
     unadjusted = []
     for question in questions:
@@ -335,11 +408,27 @@ def answers(study: Study, questions: Sequence[Question] = QUESTIONS) -> list[Ans
         unadjusted.append(
             Answer(question, data, question.fit(data), family=len(questions))
         )
-    p = np.nan_to_num([answer.estimate.p for answer in unadjusted], nan=1.0)
-    return [
-        replace(answer, adjusted_p=float(adjusted_p))
-        for answer, adjusted_p in zip(unadjusted, holm(p), strict=True)
+    p = [_known_p(answer.estimate.p) for answer in unadjusted]
+    # A question that is not about all tasks is none of the family of equalities.
+    outside_p = [
+        _known_p(answer.estimate.outside(math.log1p(MARGIN)))
+        if answer.question.fit is over_tasks
+        else math.nan
+        for answer in unadjusted
     ]
+    adjusted_p = holm(np.array(p))
+    adjusted_outside_p = holm(np.array(outside_p))
+    return [
+        replace(answer, adjusted_p=float(difference), outside_p=float(equality))
+        for answer, difference, equality in zip(
+            unadjusted, adjusted_p, adjusted_outside_p, strict=True
+        )
+    ]
+
+
+def _known_p(p: float) -> float:
+    """Return a p-value, 1 if it is unknown."""
+    return 1.0 if math.isnan(p) else p
 
 
 def ratio_text(estimate: Estimate) -> str:

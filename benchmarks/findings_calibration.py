@@ -2,12 +2,14 @@
 
 The table of docs/findings.md is what ``python -m benchmarks.findings_calibration``
 prints. No method is better than another on average; on a single task methods differ,
-and the seeds of a method do.
+and the seeds of a method do. Validation scores have noise of their own, and choose the
+best transformer and the best baseline.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,17 +19,54 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.findings import Data, Study, answers, by_distance, by_samples
+from benchmarks.findings import (
+    MARGIN,
+    QUESTIONS,
+    REFERENCE,
+    Data,
+    Study,
+    answers,
+    between_kinds,
+    by_distance,
+    by_samples,
+    over_tasks,
+)
 from benchmarks.findings_page import COMPARED, on_new_task
 from benchmarks.regression import Estimate, mean
+from benchmarks.searches import (
+    BASELINES,
+    BEST_BASELINE,
+    BEST_TRANSFORMER,
+    TRANSFORMERS,
+    search_weights,
+    sides,
+)
 from orca_ray.leaderboard.statistics import ScoreTable
-from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
+from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.table import Floats
 
 KINDS = {"fields": 6, "images": 6, "series": 12, "spectra, sequences": 5, "tables": 12}
 """Numbers of tasks of the study."""
-METHODS = tuple(sorted({method for sides in COMPARED for method in sides}))
+METHODS = tuple(sorted({*TRANSFORMERS, *BASELINES, "scratch"}))
 """Names of the methods of the study."""
+UNABLE = {
+    "fields": ("forest", "gradient_boosting", "minirocket", "hydra"),
+    "images": ("minirocket", "hydra", "unet", "fno"),
+    "series": ("unet", "fno"),
+    "spectra, sequences": ("unet", "fno"),
+    "tables": ("unet", "fno"),
+}
+"""Baselines that cannot adapt to tasks of a kind."""
+NUM_SEEDS = 3
+"""Number of seeds of each method and task."""
+SEARCHES = (BEST_TRANSFORMER, BEST_BASELINE)
+"""The compared searches.
+
+Their ratio is not 1 if one of the two families has more methods that are alike.
+"""
+
+BEST_OF_ALL = "best of all baselines"
+"""Name of the search of all baselines, with which no single method is compared."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +79,8 @@ class Null:
     """Deviation of the logarithm of a cell's noise over seeds."""
     tails: int = 0
     """Degrees of freedom of Student's distribution of noise and effects; 0: normal."""
+    likeness: float = 0.0
+    """Correlation of the true log scores of `TRANSFORMERS` on a task."""
     tasks: int = 41
     """Number of tasks that have ended, drawn from all."""
 
@@ -56,41 +97,69 @@ class Null:
 
         ``logs_M`` are the mean log scores of `METHODS`.
         """
-        all_kinds = np.repeat(np.arange(len(KINDS)), list(KINDS.values()))
-        places = random.permutation(all_kinds)
-        places = np.append(places[: self.tasks], random.choice(places))
-        scores_TMS = self._scores(random, places, logs_M)
-        properties = _properties(random, np.array(list(KINDS))[places])
+        all_kinds = np.repeat(list(KINDS), list(KINDS.values()))
+        kinds = random.permutation(all_kinds)
+        kinds = np.append(kinds[: self.tasks], random.choice(kinds))
+        scores_TMS, validation_TM = self._scores(random, kinds, logs_M)
+        properties = _properties(random, kinds)
+        weights = sides(validation_TM, METHODS)
+        weights[BEST_OF_ALL] = _best_of_all(validation_TM)
 
         def part(tasks: slice) -> Study:
             scores = scores_TMS[tasks]
             names = tuple(f"t{number:02}" for number in range(len(scores)))
-            return Study(ScoreTable(names, METHODS, scores), properties.part(tasks))
+            table = ScoreTable(names, METHODS, scores)
+            searches = {name: weights_TM[tasks] for name, weights_TM in weights.items()}
+            return Study(table, properties.part(tasks), searches)
 
         return part(slice(self.tasks)), part(slice(self.tasks, None))
 
     def _scores(
         self,
         random: np.random.Generator,
-        places_T: NDArray[np.int64],
+        kinds_T: NDArray[np.str_],
         logs_M: Floats | float,
-    ) -> Floats:
-        """Return scores [T, M, 3]; ``places_T`` are the places of tasks in `KINDS`."""
-        num = len(places_T)
+    ) -> tuple[Floats, Floats]:
+        """Return scores [T, M, S], and mean validation scores [T, M]."""
+        num = len(kinds_T)
         width = len(METHODS)
         noise_of_task = random.normal(size=(num, 1, 1))
         noise_of_cell = self.unequal * random.normal(size=(num, width, 1))
         noise = 0.1 * np.exp(noise_of_task + noise_of_cell)
         level = random.normal(size=(num, 1))
-        spread = np.array(self.spreads)[places_T].reshape(-1, 1)
-        truth = level + logs_M + spread * self.draw(random, num, width)
-        scores = np.exp(truth[:, :, None] + noise * self.draw(random, num, width, 3))
+        spreads = dict(zip(KINDS, self.spreads, strict=True))
+        spread = np.array([[spreads[kind]] for kind in kinds_T])
+        truth = level + spread * self._effects(random, num)
+        # The last draw is for the validation score, a mean over seeds.
+        draws = self.draw(random, num, width, NUM_SEEDS + 1)
+        draws[:, :, -1] /= math.sqrt(NUM_SEEDS)
+        scores = np.exp(truth[:, :, None] + noise * draws)
         chose_not_to_align = random.random(num) < 0.6
         guarded = METHODS.index("orca_guarded")
         scores[chose_not_to_align, guarded] = scores[
-            chose_not_to_align, METHODS.index("nft")
+            chose_not_to_align, METHODS.index(REFERENCE)
         ]
-        return scores
+        scores *= np.exp(np.broadcast_to(logs_M, width))[:, None]
+        for kind, names in UNABLE.items():
+            columns = [METHODS.index(name) for name in names]
+            scores[np.ix_(kinds_T == kind, columns)] = np.nan
+        return scores[:, :, :-1], scores[:, :, -1]
+
+    def _effects(self, random: np.random.Generator, num: int) -> Floats:
+        """Return true log scores [T, M] relative to the task's level."""
+        effects = self.draw(random, num, len(METHODS))
+        transformers = [METHODS.index(name) for name in TRANSFORMERS]
+        common = math.sqrt(self.likeness) * self.draw(random, num, 1)
+        own = math.sqrt(1 - self.likeness) * effects[:, transformers]
+        effects[:, transformers] = common + own
+        return effects
+
+
+def _best_of_all(validation_TM: Floats) -> Floats:
+    """Return the weights [T, M] of the baseline with the best validation score."""
+    baselines = [METHODS.index(name) for name in BASELINES]
+    nums_T = np.isfinite(validation_TM[:, baselines]).sum(axis=1)
+    return search_weights(validation_TM, baselines, nums_T)
 
 
 def _properties(random: np.random.Generator, kinds_T: NDArray[np.str_]) -> Data:
@@ -117,58 +186,100 @@ NULLS = {
     "no effects": Null(spreads=(0.0,) * 5),
     "unequal": Null(UNEQUAL, unequal=0.5),
     "heavy tails": Null(tails=3),
+    "alike": Null(likeness=0.75),
     "16 of 41 tasks": Null(UNEQUAL, unequal=0.5, tasks=16),
 }
 """Simulated distributions by name: columns of the table."""
-STATEMENTS = (
-    "any of the ten answers Yes or No",
-    "interval over all tasks",
-    "interval of a kind of data",
-    "interval of ten times the samples",
-    "interval of twice the distance",
-    "interval of one new task",
-)
-"""Statements: rows of the table.
-
-The number of the first one is a rate of false statements, the others are coverages.
-"""
 
 
 def simulate(null: str, num: int, seed: int = 0) -> dict[str, float]:
-    """Return the number of each of `STATEMENTS` over ``num`` studies.
+    """Return the number of each statement over ``num`` studies.
 
-    It is the share of false statements, or the coverage.
+    It is the share of false statements or, for an interval, the coverage.
     """
     random = np.random.default_rng([seed, *map(ord, null)])
-    outcomes: dict[str, list[bool]] = {name: [] for name in STATEMENTS}
+    outcomes: dict[str, list[bool]] = {}
     for _ in range(num):
         study, new_task = NULLS[null].study(random)
-        is_any_clear = any(answer.clear for answer in answers(study))
-        outcomes[STATEMENTS[0]].append(is_any_clear)
-        for sides in COMPARED:
-            (log,) = new_task.data(*sides).logs
-            estimates = _estimates(study.data(*sides), float(log))
-            for name, pairs in zip(STATEMENTS[1:], estimates, strict=True):
-                outcomes[name] += [
-                    estimate.ends[0] <= truth <= estimate.ends[1]
-                    for estimate, truth in pairs
-                    if estimate.error >= 0
-                ]
+        at_margin, _ = NULLS[null].study(random, _at_margin())
+        for name, values in [
+            *_differences(study).items(),
+            *_equalities(at_margin).items(),
+            *_coverages(study, new_task).items(),
+        ]:
+            outcomes.setdefault(name, []).extend(values)
     return {name: float(np.mean(values)) for name, values in outcomes.items()}
 
 
-def _estimates(data: Data, log: float) -> list[list[tuple[Estimate, float]]]:
-    """Return the estimates of each statement about intervals, with their true values.
+def _differences(study: Study) -> dict[str, list[bool]]:
+    """Return which statements about differences are made; all of them are false."""
+    of_searches = []
+    of_methods = []
+    kinds_p = []
+    for answer in answers(study):
+        if answer.question.sides == SEARCHES:
+            of_searches.append(answer.clear)
+        else:
+            of_methods.append(answer.clear)
+        if answer.question.fit is between_kinds:
+            kinds_p.append(answer.estimate.p)
+    return {
+        "any answer Yes or No, but that about searches": [any(of_methods)],
+        "answer about searches Yes or No": of_searches,
+        "`nft` and the best of all baselines differ": [
+            over_tasks(study.data(REFERENCE, BEST_OF_ALL)).p <= LEVEL / len(QUESTIONS)
+        ],
+        "kinds differ, of 5 % meant": [p <= LEVEL for p in kinds_p],
+        "kinds differ, of 0.5 % meant": [p <= LEVEL / 10 for p in kinds_p],
+    }
 
-    ``log`` is the log ratio of a new task.
+
+def _at_margin() -> Floats:
+    """Return mean log scores of `METHODS` such that all are worse by the margin.
+
+    Only `REFERENCE` is not.
     """
-    parts = [data.logs[data.kinds == kind] for kind in KINDS]
+    is_reference_M = np.array([method == REFERENCE for method in METHODS])
+    return np.where(is_reference_M, 0.0, math.log1p(MARGIN))
+
+
+def _equalities(at_margin: Study) -> dict[str, list[bool]]:
+    """Return whether any methods are called equal that differ by the margin."""
+    is_equal = [
+        answer.is_equal
+        for answer in answers(at_margin)
+        if answer.question.sides != SEARCHES
+    ]
+    return {"any no difference larger than 5 %": [any(is_equal)]}
+
+
+def _coverages(study: Study, new_task: Study) -> dict[str, list[bool]]:
+    """Return whether intervals hold the truth, but those of the ratio of searches."""
+    covered: dict[str, list[bool]] = {}
+    for method, reference in COMPARED:
+        if (method, reference) == SEARCHES:
+            continue
+        data = study.data(method, reference)
+        (log,) = new_task.data(method, reference).logs
+        parts = [data.logs[data.kinds == kind] for kind in KINDS]
+        of_kinds = [mean(part) for part in parts if len(part) >= MIN_TASKS]
+        for name, estimates, truth in (
+            ("interval over all tasks", [over_tasks(data)], 0.0),
+            ("interval of a kind of data", of_kinds, 0.0),
+            ("interval of ten times the samples", [by_samples(data)], 0.0),
+            ("interval of twice the distance", [by_distance(data)], 0.0),
+            ("interval of one new task", [on_new_task(data)], float(log)),
+        ):
+            covered.setdefault(name, []).extend(_covers(estimates, truth))
+    return covered
+
+
+def _covers(estimates: Sequence[Estimate], truth: float) -> list[bool]:
+    """Return whether each interval holds the truth; unknown ones are left out."""
     return [
-        [(mean(data.logs), 0.0)],
-        [(mean(part), 0.0) for part in parts if len(part) >= MIN_TASKS],
-        [(by_samples(data), 0.0)],
-        [(by_distance(data), 0.0)],
-        [(on_new_task(data), log)],
+        estimate.ends[0] <= truth <= estimate.ends[1]
+        for estimate in estimates
+        if estimate.error >= 0
     ]
 
 
@@ -180,7 +291,7 @@ def main() -> None:
     num_studies = parser.parse_args().studies
     columns = [simulate(null, num_studies) for null in NULLS]
     print(f"| % | {' | '.join(NULLS)} |\n|---|{'--:|' * len(NULLS)}")
-    for name in STATEMENTS:
+    for name in columns[0]:
         cells = [f"{100 * column[name]:.1f}" for column in columns]
         print(f"| {name} | {' | '.join(cells)} |")
 

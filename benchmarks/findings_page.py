@@ -10,17 +10,18 @@ planned seed. With ``--bodies``, the text is about bodies with different pretrai
 import argparse
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import special
 from scipy.stats import gmean
 
-from benchmarks import bodies, forest_plot
+from benchmarks import bodies, forest_plot, searches
 from benchmarks.findings import (
-    BEST,
+    ON_BASELINES,
     QUESTIONS,
     REFERENCE,
     Data,
@@ -30,32 +31,29 @@ from benchmarks.findings import (
     answers,
     by_doubling,
     by_samples,
+    over_tasks,
     ratio_text,
 )
 from benchmarks.regression import Estimate, mean
+from benchmarks.searches import (
+    BASELINES,
+    BEST_BASELINE,
+    BEST_TRANSFORMER,
+    TRANSFORMERS,
+    TYPICAL_BASELINE,
+)
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
-from orca_ray.leaderboard.board import Board
+from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Comparison
+from orca_ray.leaderboard.statistics.table import Floats
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.tasks.registry import get_task, known_tasks
 
-WITHOUT_BODY = (
-    "linear",
-    "nearest",
-    "forest",
-    "gradient_boosting",
-    "minirocket",
-    "hydra",
-    "unet",
-    "fno",
-    "cnn",
-)
-"""Baselines, in the order that decides between equal validation scores."""
 KINDS = {
     "time series": "series",
     "spectrum": "spectra, sequences",
@@ -87,11 +85,8 @@ class Found:
 
     board: Board
     study: Study
-    baselines: dict[str, str]
-    """Best baseline of each task by validation.
-
-    There is none where a planned baseline has no scores yet.
-    """
+    validation_TM: Floats
+    """Mean validation scores of the candidates of searches; NaN for no candidate."""
 
 
 def read(benchmark: str, store: ResultsStore) -> Found:
@@ -111,40 +106,60 @@ def read(benchmark: str, store: ResultsStore) -> Found:
     trials = records[records["sweep"] == board.sweep]
     validation = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
     distances = dict(zip(trials["trial_key"], trials["distance_before"], strict=True))
-    baselines = _baselines(board, spec, validation)
+    table = _score_table(board, spec)
+    validation_TM = _validation(board, spec, table, validation)
     study = Study(
-        _score_table(board, spec, baselines), _properties(board, store, distances)
+        table,
+        _properties(board, store, distances),
+        searches.sides(validation_TM, table.methods),
     )
-    return Found(board, study, baselines)
+    return Found(board, study, validation_TM)
 
 
-def _score_table(
-    board: Board, spec: SweepSpec, baselines: dict[str, str]
-) -> ScoreTable:
-    """Return the scores of the compared methods, and of the best baselines as `BEST`.
+def _score_table(board: Board, spec: SweepSpec) -> ScoreTable:
+    """Return the scores of the methods and tasks that have every planned seed."""
+    table = board.table
+    complete = _complete(board, spec)
+    is_complete_TM = np.array(
+        [
+            [(task, method) in complete for method in table.methods]
+            for task in table.tasks
+        ]
+    )
+    scores_TMS = np.where(is_complete_TM[:, :, None], table.scores_TMS, np.nan)
+    return replace(table, scores_TMS=scores_TMS)
 
-    A method has no scores on a task where a planned seed is missing. Methods without
-    any score are left out.
+
+def _validation(
+    board: Board, spec: SweepSpec, table: ScoreTable, scores: dict[str, float]
+) -> Floats:
+    """Return the mean validation scores [T, M] of the candidates of searches.
+
+    They are NaN for all methods of a family on a task where a planned one has no scores
+    of every seed yet, or has diverged. ``scores`` are validation scores by trial key.
     """
     complete = _complete(board, spec)
-    scored = board.table
-    num_seeds = scored.scores_TMS.shape[-1]
-    methods = sorted({method for sides in COMPARED for method in sides} - {BEST})
-    scores_TMS = np.full((len(board.tasks), len(methods) + 1, num_seeds), np.nan)
-    for t, task in enumerate(board.tasks):
-        for m, method in enumerate([*methods, baselines.get(task, "")]):
-            if (task, method) in complete:
-                place = (scored.tasks.index(task), scored.methods.index(method))
-                scores_TMS[t, m] = scored.scores_TMS[place]
-    has_scores_M = np.isfinite(scores_TMS).any(axis=(0, 2))
-    names = [
-        name
-        for name, has_scores in zip([*methods, BEST], has_scores_M, strict=True)
-        if has_scores
-    ]
-    return ScoreTable(
-        board.tasks, tuple(names), scores_TMS[:, has_scores_M], board.floors
-    )
+    pairs = {*spec.pairs, *board.cells}
+    means_TM = np.full((len(table.tasks), len(table.methods)), np.nan)
+    for t, task in enumerate(table.tasks):
+        for family in (TRANSFORMERS, BASELINES):
+            planned = [method for method in family if (task, method) in pairs]
+            if any((task, method) not in complete for method in planned):
+                continue
+            means = [
+                _mean_score(board.cells[task, method], spec, scores)
+                for method in planned
+            ]
+            if np.isfinite(means).all():
+                columns = [table.methods.index(method) for method in planned]
+                means_TM[t, columns] = means
+    return means_TM
+
+
+def _mean_score(cell: BoardCell, spec: SweepSpec, scores: dict[str, float]) -> float:
+    """Return the mean score of the planned seeds of a cell of a board."""
+    keys = cell.trial_keys
+    return float(np.mean([scores[keys[seed]] for seed in spec.confirm_seeds]))
 
 
 def _properties(
@@ -193,28 +208,6 @@ def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
         for key, cell in board.cells.items()
         if set(spec.confirm_seeds) <= cell.trial_keys.keys()
     }
-
-
-def _baselines(
-    board: Board, spec: SweepSpec, validation: dict[str, float]
-) -> dict[str, str]:
-    """Return the baseline of each task with the lowest mean validation score."""
-    complete = _complete(board, spec)
-    pairs = {*spec.pairs, *board.cells}
-    best = {}
-    for task in board.tasks:
-        planned = [method for method in WITHOUT_BODY if (task, method) in pairs]
-        if not planned or any((task, method) not in complete for method in planned):
-            continue
-        means = {}
-        for method in planned:
-            keys = board.cells[task, method].trial_keys
-            means[method] = np.mean(
-                [validation[keys[seed]] for seed in spec.confirm_seeds]
-            )
-        if np.isfinite(list(means.values())).all():
-            best[task] = min(planned, key=means.__getitem__)
-    return best
 
 
 def _samples(board: Board, task: str, num: int) -> float:
@@ -271,23 +264,80 @@ def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
 def text(found: Found) -> str:
     """Return the Markdown of the page.
 
-    It has the answers, ratios by kinds of tasks, and ratios of single tasks.
+    It has the answers, ratios by kinds of tasks, ratios to each baseline, ratios of
+    searches by their size, and ratios of single tasks.
     """
+    study = found.study
     sides = _sides(COMPARED)
-    rows = _markdown(["", "tasks", *sides], _rows(found.study), 2)
-    best = [
-        f"`{found.baselines[task]}`" if task in found.baselines else "–"
-        for task in found.study.table.tasks
+    best = _best_baselines(found)
+    tasks = (
+        [*row[:3], f"`{name}`" if name else "–", *row[3:]]
+        for row, name in zip(_on_tasks(study, COMPARED), best, strict=True)
+    )
+    parts = [
+        "\n".join(_counts(found)),
+        _sentences(study, QUESTIONS),
+        _markdown(["", "tasks", *sides], _rows(study), 2),
+        _markdown(
+            ["baseline", "best by validation", *_of_baseline()],
+            _on_baselines(study, best),
+            1,
+        ),
+        _markdown(
+            ["candidates of each", "tasks", f"{BEST_TRANSFORMER} to {BEST_BASELINE}"],
+            _by_size(found),
+            0,
+        ),
+        _markdown(["task", "kind", "samples", BEST_BASELINE, *sides], tasks, 2),
     ]
-    of_tasks = zip(_on_tasks(found.study, COMPARED), best, strict=True)
-    tasks = _markdown(
-        ["task", "kind", "samples", BEST, *sides],
-        ([*row[:3], at, *row[3:]] for row, at in of_tasks),
-        2,
-    )
-    return "\n\n".join(
-        ["\n".join(_counts(found)), _sentences(found.study, QUESTIONS), rows, tasks, ""]
-    )
+    return "\n\n".join([*parts, ""])
+
+
+def _best_baselines(found: Found) -> list[str]:
+    """Return the baseline of each task with the best validation; "" if unknown."""
+    table = found.study.table
+    columns = [table.methods.index(name) for name in BASELINES if name in table.methods]
+    best = []
+    for validation_M in found.validation_TM:
+        known = [m for m in columns if np.isfinite(validation_M[m])]
+        name = table.methods[min(known, key=validation_M.__getitem__)] if known else ""
+        best.append(name)
+    return best
+
+
+def _of_baseline() -> list[str]:
+    """Return the titles of the numbers of `_on_baselines`."""
+    return ["tasks", f"`{REFERENCE}` to it", "adjusted p", "better, worse beyond noise"]
+
+
+def _on_baselines(study: Study, best: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the rows of the table of ratios to each baseline.
+
+    ``best`` is the best baseline of each task.
+    """
+    for answer in answers(study, ON_BASELINES):
+        _, name = answer.question.sides
+        num_tasks = len(answer.data.logs)
+        if num_tasks:
+            yield [
+                f"`{name}`",
+                str(best.count(name)),
+                str(num_tasks),
+                ratio_text(answer.estimate),
+                f"{answer.adjusted_p:.2g}",
+                _counts_beyond_noise(study, answer.question.sides),
+            ]
+
+
+def _by_size(found: Found) -> Iterator[list[str]]:
+    """Yield the rows of the table of searches by their number of candidates."""
+    study = found.study
+    for size in range(1, len(TRANSFORMERS) + 1):
+        sides = searches.sides(found.validation_TM, study.table.methods, size)
+        data = replace(study, searches=sides).data(BEST_TRANSFORMER, BEST_BASELINE)
+        if len(data.logs):
+            num_tasks = len(data.logs)
+            yield [str(size), str(num_tasks), ratio_text(over_tasks(data))]
 
 
 def text_of_bodies(study: Study) -> str:
@@ -313,18 +363,27 @@ def _sentences(study: Study, questions: Sequence[Question]) -> str:
 
 
 def _sides(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    return [
-        f"`{method}` to `{reference}`".replace(f"`{BEST}`", BEST)
-        for method, reference in pairs
-    ]
+    return [f"{_side(method)} to {_side(reference)}" for method, reference in pairs]
+
+
+def _side(name: str) -> str:
+    """Return the name of a side; that of a method is code."""
+    is_search = name in (BEST_TRANSFORMER, BEST_BASELINE, TYPICAL_BASELINE)
+    return name if is_search else f"`{name}`"
 
 
 def _counts(found: Found) -> Iterator[str]:
     """Yield how many tasks have all scores, and which have only some."""
     board = found.board
     table = found.study.table
-    methods = {method for sides in COMPARED for method in sides}
-    is_complete_T = (table.num_seeds_TM > 0).sum(axis=1) == len(methods)
+    is_complete_T = np.all(
+        [
+            np.isfinite(found.study.weights_TM(side)).all(axis=1)
+            for sides in COMPARED
+            for side in sides
+        ],
+        axis=0,
+    )
     planned = sum(task.benchmark == board.benchmark for task in known_tasks().values())
     yield (
         f"`{board.benchmark}`, sweep {board.sweep}: all scores of"
@@ -395,7 +454,7 @@ def _row(name: str, columns: Sequence[Data], masks: Sequence[Mask]) -> list[str]
     if len(nums) > 1:
         count = f"{nums[0]} to {nums[-1]}"
     ratios = [
-        ratio_text(mean(data.logs[mask]))
+        ratio_text(over_tasks(data.part(mask)))
         for data, mask in zip(columns, masks, strict=True)
     ]
     return [name, count, *ratios]
@@ -430,18 +489,19 @@ def tasks_text(data: Data) -> str:
     """
     if len(data.logs) < MIN_TASKS:
         return "–"
-    enough = (
-        num
-        for num in range(MIN_TASKS, MOST_TASKS)
-        if math.expm1(_half(data, num)) <= WANTED
+    sizes = range(MIN_TASKS, MOST_TASKS)
+    place = bisect_left(
+        sizes, True, key=lambda num: math.expm1(_half(data, num)) <= WANTED
     )
-    return f"{next(enough, MOST_TASKS):,}"
+    return f"{MIN_TASKS + place:,}"
 
 
 def _half(data: Data, num: int) -> float:
     """Return half of the width of an interval of the mean of ``num`` log ratios."""
-    quantile = float(special.stdtrit(num - 1, 1 - LEVEL / 2))
-    return quantile * float(data.logs.std(ddof=1)) / math.sqrt(num)
+    over_all = over_tasks(data)
+    share = num / len(data.logs)
+    quantile = float(special.stdtrit(over_all.freedom * share, 1 - LEVEL / 2))
+    return quantile * over_all.error / math.sqrt(share)
 
 
 def _on_tasks(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
@@ -478,29 +538,24 @@ def picture(found: Found, *, totals: bool = False) -> str:
     It shows ratios by kind of data or, with ``totals``, only over all tasks.
     """
     groups = []
-    for method in ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", BEST):
-        data = found.study.data(method, REFERENCE)
+    sides = ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", TYPICAL_BASELINE)
+    for side in sides:
+        data = found.study.data(side, REFERENCE)
         if not len(data.logs):
             continue
-        parts = {_plot_name(found, method): data.logs}
+        parts = {side: data}
         for kind in dict.fromkeys(KINDS.values()):
             if kind in data.kinds and not totals:
-                parts[kind] = data.logs[data.kinds == kind]
+                parts[kind] = data.part(data.kinds == kind)
         groups.append(
-            [(f"{name} ({len(logs)})", mean(logs)) for name, logs in parts.items()]
+            [
+                (f"{name} ({len(part.logs)})", over_tasks(part))
+                for name, part in parts.items()
+            ]
         )
     return forest_plot.draw(
         f"Test error relative to fine-tuning (nft), {found.board.benchmark}", groups
     )
-
-
-def _plot_name(found: Found, method: str) -> str:
-    """Return the name of a method in the plot, that of the baseline if it is one."""
-    if method == BEST:
-        baselines = set(found.baselines.values())
-        if len(baselines) == 1:
-            return f"baseline {baselines.pop()}"
-    return method
 
 
 def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:

@@ -5,18 +5,27 @@ Also which tasks count, and how often answers are wrong.
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from benchmarks.findings import BEST, answers
+from benchmarks.findings import Study, answers
 from benchmarks.findings_calibration import METHODS, NULLS, simulate
 from benchmarks.findings_page import picture, read, read_bodies, text, text_of_bodies
-from benchmarks.regression import estimate, mean, unequal_means
+from benchmarks.regression import estimate, mean, stratified_mean, unequal_means
+from benchmarks.searches import (
+    BASELINES,
+    BEST_BASELINE,
+    BEST_TRANSFORMER,
+    TYPICAL_BASELINE,
+    search_weights,
+)
 from orca_ray.leaderboard import BoardReport, build, subset
 from orca_ray.leaderboard.page import page_data
+from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Record
@@ -38,7 +47,48 @@ def test_intervals_and_tests_are_those_of_scipy() -> None:
     first = estimate(logs, design, np.array([1.0, 0.0]))
     assert first.ends == pytest.approx(one_sample.confidence_interval())
     assert first.p == pytest.approx(one_sample.pvalue)
-    assert unequal_means(logs, kinds) == pytest.approx(two_samples.pvalue)
+    # Of two groups, the parametric bootstrap is nearly Welch's test.
+    assert unequal_means(logs, kinds) == pytest.approx(two_samples.pvalue, rel=0.05)
+    wide = 1 + 0.5 * logs
+    inside = [
+        scipy.stats.ttest_1samp(wide, 1.3, alternative="less").pvalue,
+        scipy.stats.ttest_1samp(wide, -1.3, alternative="greater").pvalue,
+    ]
+    assert mean(wide).outside(1.3) == pytest.approx(max(inside))
+    assert mean(np.zeros(9)).outside(0.05) == 0.0
+
+
+def test_an_interval_of_tasks_drawn_by_kind_has_no_error_of_differences_of_kinds() -> (
+    None
+):
+    kinds = np.repeat(["a", "b", "c"], [3, 5, 12])
+    of_kind = np.repeat([1.0, 0.0, -0.25], [3, 5, 12])
+    random = np.random.default_rng(0)
+    estimates = [
+        stratified_mean(of_kind + 0.2 * random.normal(size=20), kinds)
+        for _ in range(1000)
+    ]
+    ends = np.array([estimate.ends for estimate in estimates])
+    is_covered = (ends[:, 0] <= 0) & (ends[:, 1] >= 0)
+    assert is_covered.mean() == pytest.approx(0.95, abs=0.03)
+    logs = random.normal(size=9)
+    alone = np.array(["a", "b", "b", "b", "b", *["c"] * 4])
+    joined = np.array(["b", "b", "b", "b", "b", *["c"] * 4])
+    assert stratified_mean(logs, alone) == stratified_mean(logs, joined)
+    assert stratified_mean(logs, np.repeat("a", 9)) == mean(logs)
+
+
+def test_weights_of_a_search_are_those_of_all_ways_to_draw_its_candidates() -> None:
+    validation = np.array([[0.3, np.nan, 0.1, 0.2, 0.4]])
+    logs = np.array([0.5, 7.0, -1.0, 2.0, 0.0])
+    for size in (1, 2, 3, 4):
+        kept = [
+            logs[min(drawn, key=validation[0].__getitem__)]
+            for drawn in combinations([0, 2, 3, 4], size)
+        ]
+        (weights,) = search_weights(validation, range(5), np.array([size]))
+        assert weights @ logs == pytest.approx(np.mean(kept))
+    assert np.isnan(search_weights(validation, range(5), np.array([5]))).all()
 
 
 def test_a_fit_that_meets_a_task_exactly_has_no_error() -> None:
@@ -50,22 +100,46 @@ def test_a_fit_that_meets_a_task_exactly_has_no_error() -> None:
 
 
 def test_known_effects_are_found_with_the_tasks_that_carry_them() -> None:
-    effects = np.array(
-        [{"scratch": 0.3, BEST: -0.3}.get(name, 0.0) for name in METHODS]
-    )
+    effects = np.zeros(len(METHODS))
+    effects[METHODS.index("scratch")] = 0.3
+    effects[[METHODS.index(name) for name in BASELINES]] = -0.3
     study, _ = NULLS["equal"].study(np.random.default_rng(0), effects)
     all_answers = answers(study)
     assert [answer.verdict for answer in all_answers] == [
         *["Not clear"] * 2,
         "Yes",
-        "No, the reverse",
+        *["No, the reverse"] * 2,
         *["Not clear"] * 6,
     ]
     clear = all_answers[2]
-    logs = np.sort(study.data("nft", "scratch").logs)
-    fewest = next(number for number in range(41) if mean(logs[number:]).p > clear.level)
-    sentence = f"not clear without the {fewest} tasks that speak most for it"
-    assert sentence in clear.sentence
+    sentence = clear.sentence
+    num_tasks = int(sentence.partition("without the ")[2].partition(" tasks")[0])
+    logs = clear.data.logs
+    kept = clear.data.part(logs >= np.sort(logs)[num_tasks])
+    assert clear.question.fit(kept).p > clear.level
+
+
+@pytest.mark.parametrize(
+    ("effect", "verdict"),
+    [
+        (0.005, "No difference larger than 5 %"),
+        (0.06, "No, the reverse"),
+        (0.03, "No, the reverse"),
+    ],
+)
+def test_methods_are_called_equal_within_the_margin_if_they_do_not_differ(
+    effect: float, verdict: str
+) -> None:
+    random = np.random.default_rng(0)
+    whole, _ = NULLS["equal"].study(random)
+    logs = [np.zeros(41), effect + 0.03 * random.normal(size=41)]
+    table = ScoreTable(
+        whole.table.tasks, ("nft", "orca"), np.exp(np.column_stack(logs))[:, :, None]
+    )
+    (aligning, *_) = answers(Study(table, whole.properties))
+    assert aligning.verdict == verdict
+    assert verdict in aligning.sentence
+    assert (aligning.outside_p < 0.05) == (effect < 0.05)
 
 
 GAP = {
@@ -131,9 +205,11 @@ def test_validation_chooses_the_baseline_of_a_task(store: ResultsStore) -> None:
     findings = read("pocket", store)
     assert findings.study.properties.centroids == pytest.approx([3.0])
     assert findings.study.properties.distributions == pytest.approx([0.0])
-    logs = findings.study.data("nft", BEST).logs
-    assert np.exp(logs) == pytest.approx([0.4 / 0.3])
-    assert "nan" not in text(findings) + picture(findings)
+    logs = findings.study.data("nft", TYPICAL_BASELINE).logs
+    assert np.exp(logs) == pytest.approx([0.4 / (0.1 * 0.3) ** 0.5])
+    page = text(findings)
+    assert "| digits | images | 200 | `linear` |" in page
+    assert "nan" not in page + picture(findings)
 
 
 def test_a_task_counts_with_every_seed_of_both_sides(
@@ -141,7 +217,9 @@ def test_a_task_counts_with_every_seed_of_both_sides(
 ) -> None:
     partial = ResultsStore(tmp_path / "partial", create=True)
     partial.append(records[:11])
-    assert read("pocket", partial).baselines == {}
+    study = read("pocket", partial).study
+    assert not len(study.data("nft", TYPICAL_BASELINE).logs)
+    assert not len(study.data(BEST_TRANSFORMER, BEST_BASELINE).logs)
 
 
 def test_bodies_are_crossed_with_kinds_of_data(
