@@ -1,5 +1,6 @@
 """``orca-sweep adapt``: from a user's data to a model folder."""
 
+import logging
 import math
 import shlex
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from orca_ray.own_data import Options
     from orca_ray.own_data.infer_task import Inferred
     from orca_ray.sweep.run.events import Summary
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,13 +229,15 @@ def adapt(
     if not samples.options.body:
         nodes = nodes_of(options.executor.value, options.address)
         has_gpus = any(node.gpus for node in nodes)
-    inferred = infer(samples, data_options, gpus=has_gpus)
+    inferred = infer(samples, data_options, gpus=has_gpus, warn=logger.info)
+    for warning in inferred.warnings:
+        note(f"warning: {warning}")
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data
     check_page(Path(f"{out}.html"), "--out")
     is_silent = options.quiet or options.json
-    if not is_silent:  # warnings have been logged
+    if not is_silent:
         say(f"{data}: {inferred.task.name}")
         columns = ("inferred", "value", "because", "change with --")
         show(columns, _finding_rows(inferred), wrap=("value", "because"))
@@ -280,6 +285,9 @@ def _run(
             " minutes (--minutes)"
         )
         say("\n".join([*sweep.left_out(), ""]))
+    else:
+        for warning in sweep.left_out():
+            note(f"warning: {warning}")
     if options.dry_run:
         return
     with SweepProgress(quiet=is_silent) as progress:
@@ -307,17 +315,13 @@ def _run(
     elif not options.quiet:
         _print_report(report, out)
         say(f"page: {page}")
-    _print_problems(warnings, summary, is_silent=is_silent)
+    _print_problems(summary, is_silent=is_silent)
     if summary.interrupted and not summary.time_over:
         raise Exit(INTERRUPTED)
 
 
-def _print_problems(
-    warnings: list[str], summary: "Summary", *, is_silent: bool
-) -> None:
-    """Print warnings, failed trials and an interruption to stderr."""
-    for warning in warnings:
-        note(f"warning: {warning}")
+def _print_problems(summary: "Summary", *, is_silent: bool) -> None:
+    """Print failed trials and an interruption to stderr."""
     for record in summary.failed:
         note(
             f"{record.status.value}: {record.method} seed {record.seed}:"

@@ -283,7 +283,7 @@ class DataProgress(logging.Handler):
         elif self._bars is not None:
             self._update_bar(self._bars, count)
         else:
-            self._note_seldom(line, count["what"])
+            self._note_seldom(line, count)
 
     def _update_bar(self, bars: Progress, count: re.Match[str]) -> None:
         """Draw the bar of the work that a line with progress is about.
@@ -300,22 +300,26 @@ class DataProgress(logging.Handler):
         if done >= total:
             self._finish(work)
 
-    def _note_seldom(self, line: str, what: str) -> None:
+    def _note_seldom(self, line: str, count: re.Match[str]) -> None:
         """Print a line with progress, unless one was printed shortly before.
 
-        ``what`` is the beginning of the line, which names the piece of work. The first
-        line about a piece of work is not printed.
+        The first line about a piece of work is not printed. ``count`` is a match of
+        `_COUNT`.
         """
+        work = count["what"].rstrip(":")
         now = time.monotonic()
-        last_time = self._printed.setdefault(what, now)
+        last_time = self._printed.setdefault(work, now)
         if now - last_time >= _SECONDS_BETWEEN_LINES:
-            self._printed[what] = now
+            self._printed[work] = now
             note(line)
+        if int(count["done"]) >= int(count["total"]):
+            self._finish(work)
 
-    def _finish(self, what: str) -> None:
-        """Remove the bar of the piece of work ``what``, if it has one."""
-        if self._bars is not None and what in self._tasks:
-            self._bars.remove_task(self._tasks.pop(what))
+    def _finish(self, work: str) -> None:
+        """Forget a piece of work that has ended, and remove its bar, if it has one."""
+        self._printed.pop(work, None)
+        if self._bars is not None and work in self._tasks:
+            self._bars.remove_task(self._tasks.pop(work))
 
 
 MAX_BYTES = 2**20

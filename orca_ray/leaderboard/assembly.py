@@ -6,6 +6,7 @@ the cells of a grid, are not in a store; they are arguments.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,11 @@ from orca_ray.leaderboard.page import chosen_pictures
 from orca_ray.leaderboard.published import published_for
 from orca_ray.leaderboard.selection import STATE
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
-from orca_ray.results.store import ResultsStore
+from orca_ray.results.store import ResultsStore, warn_once
 from orca_ray.results.submissions import SubmittedScore, Versions, imported_scores
 from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
+
+_Content = TypeVar("_Content")
 
 
 def published_only(
@@ -78,8 +81,12 @@ def board_report(
         if keys:
             report = replace(
                 report,
-                read_curves=lambda: store.curves(board.sweep, keys),
-                read_artefacts=lambda: chosen_pictures(shown, store),
+                read_curves=lambda: _read_or_warn(
+                    lambda: store.curves(board.sweep, keys), None, "learning curves"
+                ),
+                read_artefacts=lambda: _read_or_warn(
+                    lambda: chosen_pictures(shown, store), {}, "pictures"
+                ),
             )
     if scan is not None:
         report = replace(
@@ -95,6 +102,19 @@ def board_report(
         shown, imported=imported, tasks=task_names, current=current
     )
     return replace(report, published=published)
+
+
+def _read_or_warn(read: Callable[[], _Content], empty: _Content, what: str) -> _Content:
+    """Return what ``read`` returns; after a UserError, warn and return ``empty``.
+
+    A damaged file of curves or pictures thus does not stop a board, whose scores do not
+    need it.
+    """
+    try:
+        return read()
+    except UserError as error:
+        warn_once(f"the board leaves out the {what}: {error}")
+        return empty
 
 
 def effects_report(

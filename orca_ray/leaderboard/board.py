@@ -146,6 +146,14 @@ class BoardCell:
     cost: TrialCost = field(default_factory=TrialCost)
 
 
+def lowest_of(scores: Mapping[str, float]) -> list[str]:
+    """Return the names with the lowest score; [] if there are fewer than two scores."""
+    if len(scores) < 2:
+        return []
+    lowest = min(scores.values())
+    return [name for name, score in scores.items() if score == lowest]
+
+
 @dataclass(frozen=True)
 class Board:
     """The leaderboard of one benchmark, sweep and protocol.
@@ -212,11 +220,14 @@ class Board:
         return NO_SCORE if cell is None else cell.score
 
     def best(self, task: str) -> list[str]:
-        """Return the methods with the lowest mean score on a task, several on a tie."""
+        """Return the methods with the lowest mean score on a task, several on a tie.
+
+        Returns [] if fewer than two methods have a score.
+        """
         scores = {method: self.score(task, method) for method in self.methods}
-        means = {method: score.mean for method, score in scores.items() if score.n}
-        lowest = min(means.values(), default=None)
-        return [method for method, mean in means.items() if mean == lowest]
+        return lowest_of(
+            {method: score.mean for method, score in scores.items() if score.n}
+        )
 
     def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
         """Return the name on the board of each record's method.

@@ -64,8 +64,11 @@ class BoardReport:
     published: Published | None = None
     effects: Effects | None = None
     """Effects of the factors of a grid, which formats write instead of the board."""
-    read_curves: Callable[[], pd.DataFrame] | None = None
-    """Reads the learning curves of the board's sweep; see `ResultsStore.curves`."""
+    read_curves: Callable[[], pd.DataFrame | None] | None = None
+    """Reads the learning curves of the board's sweep (see `ResultsStore.curves`).
+
+    Returns None if they cannot be read.
+    """
     read_records: Callable[[], pd.DataFrame] | None = None
     """Reads the records of the board's sweep; see `ResultsStore.records`."""
     read_searches: Callable[[], pd.DataFrame | None] | None = None
@@ -94,7 +97,7 @@ class BoardReport:
 
     @cached_property
     def curves(self) -> pd.DataFrame | None:
-        """The learning curves; None without ``read_curves``."""
+        """The learning curves; None without ``read_curves`` or if it returns None."""
         return self.read_curves() if self.read_curves else None
 
     @cached_property

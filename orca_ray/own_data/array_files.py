@@ -8,7 +8,7 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from orca_ray.data.hdf5 import (
 from orca_ray.data.matlab import mat5_variables, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
-from orca_ray.errors import UserError, printable, shorten, unknown_name
+from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Options, UserData
 
 INPUT_NAMES = (
@@ -70,17 +70,34 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
 
     If ``labelled``, the targets are in another file beside it (see `_target_file`).
     """
-    input_name = path.stem
-    if input_name == "target":
-        input_name = "inputs"
-    files = {input_name: path}
+    files = {"inputs": path}
     if labelled:
+        _check_npy_options(path, options)
         files["target"] = _target_file(path, options)
     arrays = {name: read_npy(file) for name, file in files.items()}
-    keys = Options(inputs=(input_name,), target=("target",))
+    keys = Options(inputs=("inputs",), target=("target",))
     return _select_samples(
         str(path), _shapes(arrays), arrays.__getitem__, keys, labelled
     )
+
+
+def _check_npy_options(path: Path, options: Options) -> None:
+    """Raise UserError for options that name other arrays than the targets.
+
+    A .npy file holds one array, so that such options would have no effect.
+    """
+    given = _given_options(options, ("inputs", "group", "time", "split"))
+    if given:
+        raise UserError(
+            f"{path}: holds one array, and {given} cannot be read with it: put all"
+            " arrays by name into one .npz file, as in np.savez('data.npz', x=x, y=y,"
+            " group=group)"
+        )
+
+
+def _given_options(options: Options, names: Iterable[str]) -> str:
+    """Return those of the options ``names`` that are set, as on the command line."""
+    return ", ".join(f"--{name}" for name in names if getattr(options, name))
 
 
 def _shapes(arrays: Mapping[str, Array]) -> Shapes:
@@ -101,10 +118,15 @@ def _target_file(path: Path, options: Options) -> Path:
         file = path.parent / options.target[0]
         if not file.is_file():
             raise UserError(f"{path}: the target's file {file} does not exist")
+        if file.samefile(path):
+            raise UserError(
+                f"{path}: is given as inputs and as target: name the file of the"
+                " targets with --target"
+            )
         return file
     for name in TARGET_NAMES:
         file = path.with_name(f"{_target_stem(path.stem, name)}.npy")
-        if file.is_file() and file != path:
+        if file.is_file() and not file.samefile(path):
             return file
     raise UserError(
         f"{path}: no targets: put them in y.npy beside it, or name their file with"
@@ -392,7 +414,28 @@ def _find_roles(
     if inputs is None:
         inputs = _only_input(unused, shapes, target)
         unused = [name for name in unused if name != inputs]
-    return _Roles(inputs, target, group, time, split, unused)
+    roles = _Roles(inputs, target, group, time, split, unused)
+    if labelled:
+        _check_roles(source, roles)
+    return roles
+
+
+def _check_roles(source: str, roles: _Roles) -> None:
+    """Raise UserError if the inputs or the target have another role, too.
+
+    One array may be group, time and split: these only divide the samples.
+    """
+    for role, others in (
+        ("inputs", ("target", "group", "time", "split")),
+        ("target", ("group", "time", "split")),
+    ):
+        name = getattr(roles, role)
+        for other in others:
+            if name is not None and getattr(roles, other) == name:
+                raise UserError(
+                    f"{source}: array {quoted(name)} is given as {role} and as"
+                    f" {other}: name another array with --{role} or --{other}"
+                )
 
 
 def _usable_names(names: Sequence[str], shapes: Shapes, labelled: bool) -> list[str]:
@@ -545,10 +588,11 @@ def _join_splits(
 
     ``parts`` are the names of the arrays (see `_names_by_split`).
     """
-    if options.inputs or (options.target and labelled):
+    roles = ("target", "inputs", "group", "time", "split")
+    given = _given_options(options, roles if labelled else ("inputs",))
+    if given:
         raise UserError(
-            f"{source}: has arrays by split ({_list_arrays(shapes)}); leave out"
-            " --target and --inputs"
+            f"{source}: has arrays by split ({_list_arrays(shapes)}); leave out {given}"
         )
     xs = [
         _check_inputs(source, names["x"], read(names["x"])) for names in parts.values()

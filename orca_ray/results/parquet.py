@@ -229,8 +229,8 @@ class ParquetPart:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{self.where} is truncated or damaged ({str(error).splitlines()[0]})."
-                " Restore it from a copy, or move it out of the directory: the trials"
-                " it held will then run again."
+                " Restore it from a copy, or move it out of the directory:"
+                f" {self._kind.without_file}."
             ) from error
 
 

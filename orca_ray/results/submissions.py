@@ -276,10 +276,10 @@ def _parse(
         problems.add(1, problem)
         return
     lines_by_seed: dict[SubmittedScore, dict[int | None, int]] = {}
-    for num_rows, (line, cells) in enumerate(rows, 1):
+    for row_number, (line, cells) in enumerate(rows, 1):
         if len(problems) > MAX_PROBLEMS:
             return
-        if num_rows > MAX_ROWS:
+        if row_number > MAX_ROWS:
             problems.add(line, f"the file has more than {MAX_ROWS} rows; split it")
             return
         score = _score(header, cells, line, problems, known)

@@ -175,6 +175,8 @@ class Table:
     group_rows: int
     """Number of rows in a row group of a file, the unit that a reader skips or reads.
     """
+    without_file: str
+    """What follows when a file of the table is removed, for error messages."""
     later: frozenset[str] = frozenset()
     """Columns that older files lack, and that are null then."""
     check: Callable[[Any], Iterable[ColumnCheck]] = lambda table: ()
@@ -197,6 +199,7 @@ RECORDS = Table(
     ),
     file_rows=2**19,
     group_rows=2**17,
+    without_file="the trials it held will then run again",
     later=frozenset({"metric_version", "processor", "cpus", "gpus", "training_loss"}),
     check=_check_records,
 )
@@ -206,6 +209,7 @@ CURVES = Table(
     order=("sweep", "trial_key", "stage", "epoch"),
     file_rows=2**22,
     group_rows=2**14,
+    without_file="the learning curves it held are then missing",
     later=frozenset({"attempt"}),
 )
 ARTEFACTS = Table(
@@ -214,6 +218,7 @@ ARTEFACTS = Table(
     order=("sweep", "trial_key", "kind", "name"),
     file_rows=2**12,  # artefacts, which take at most 256 MiB
     group_rows=2**6,
+    without_file="the artefacts it held are then missing",
     check=_check_artefacts,
 )
 JOURNAL = Table(
@@ -222,6 +227,7 @@ JOURNAL = Table(
     order=("sweep", "task", "method", "number", "trial_key"),
     file_rows=2**19,
     group_rows=2**14,
+    without_file="searches then go on without the suggestions it held",
     check=_check_journal,
 )
 LOGS = Table(
@@ -230,6 +236,7 @@ LOGS = Table(
     order=("sweep", "trial_key", "attempt", "written_at"),
     file_rows=2**14,
     group_rows=2**8,
+    without_file="the logs it held are then missing",
 )
 
 
@@ -257,7 +264,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
         raise UserError(
             f"{where} is damaged: row {invalid.first_row + 1} has {invalid.column}"
             f" {invalid.value[:80]!r}; allowed are {invalid.allowed}. Move the file out"
-            " of the directory: the trials it held will then run again."
+            f" of the directory: {kind.without_file}."
         )
 
 

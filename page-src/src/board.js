@@ -78,10 +78,12 @@ export class Board {
     return this.index.records.get(pair(task, method)) ?? [];
   }
 
-  /** Chosen methods with the lowest mean score on a task: several on a tie. @param {string} task */
+  /** Chosen methods with the lowest mean score on a task: several on a tie, none if fewer than two have a score. @param {string} task */
   best(task) {
     const means = this.methods.map((method) => this.cell(task, method).mean);
-    const lowest = Math.min(...means.filter(Number.isFinite));
+    const scores = means.filter(Number.isFinite);
+    if (scores.length < 2) return [];
+    const lowest = Math.min(...scores);
     return this.methods.filter((_, m) => means[m] === lowest);
   }
 

@@ -209,6 +209,27 @@ def test_trials_on_gpus_get_a_whole_body(
     ]
 
 
+@pytest.mark.usefixtures("module_home")
+def test_the_command_prints_each_warning_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, labels = draw_table()
+    few = frame.assign(label=labels)[:80]
+    few.to_csv(tmp_path / "t.csv", index=False)
+    summary = mock.Mock(failed=(), interrupted=False)
+    sweep = "orca_ray.adaptation.sweep.AdaptationSweep"
+    monkeypatch.setattr(f"{sweep}.run", lambda self: summary)
+    monkeypatch.setattr(f"{sweep}.save", mock.Mock())
+    page = "orca_ray.adaptation.page.adaptation_page"
+    monkeypatch.setattr(page, lambda *args, **options: "")
+    monkeypatch.chdir(tmp_path)
+    assert run(["adapt", "t.csv", "--quiet"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "are few" in line] == [
+        f"warning: {len(few)} samples are few: scores will be rough"
+    ]
+
+
 @pytest.mark.parametrize(
     ("body", "judged_bodies"),
     [(WHOLE_BODY, [WHOLE_BODY, "none"]), ("", ["none", CUT_BODY])],

@@ -337,6 +337,22 @@ def test_without_a_terminal_a_count_is_printed_now_and_then(
     ]
 
 
+@pytest.mark.parametrize(
+    "last", ["a.zip: 90 of 90 MB", "a.zip: fetched, 90 MB in 25.0 s"]
+)
+def test_work_of_the_same_name_begins_anew_once_it_has_ended(
+    last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("orca_ray.cli.output.time.monotonic", clock)
+    with DataProgress(quiet=False) as progress:
+        progress("a.zip: 1 of 90 MB")
+        progress(last)
+        clock.now += 60.0
+        progress("a.zip: 2 of 90 MB")
+    assert "2 of 90" not in capsys.readouterr().err
+
+
 def test_own_tasks_are_shown_and_listed_apart(
     command: Command, own_cache: Path
 ) -> None:

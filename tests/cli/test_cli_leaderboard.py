@@ -281,6 +281,21 @@ def test_a_page_holds_the_pictures_of_its_trials(
     assert "NaN]]" not in page
 
 
+@pytest.mark.parametrize("folder", ["curves", "artefacts"])
+def test_damaged_curves_or_pictures_are_left_out_of_a_board(
+    folder: str, command: Command, store: str
+) -> None:
+    row = ArtefactRow("pocket/quick", "digits-orca-1", "matrix", "test", "{}")
+    ResultsStore(store).append([], artefacts=[row])
+    whole = print_board(command, store, "--format", "csv")
+    for file in (Path(store) / folder).iterdir():
+        file.write_bytes(file.read_bytes()[:500])
+    assert print_board(command, store, "--format", "csv") == whole
+    run = command.succeed("leaderboard", "pocket", "--results", store, "-o", "a.html")
+    assert len(read_page(Path("a.html"))["scores"]) == 8
+    assert re.search(rf"leaves out the .*{folder}/.* it held are then missing", run.err)
+
+
 def read_page(path: Path) -> dict[str, Any]:
     """Return the data that a page holds."""
     match = re.search(

@@ -266,8 +266,9 @@ def test_nothing_is_chosen_on_validation_data(method: str) -> None:
     assert score <= 0.25  # by chance: 2/3
 
 
-def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("fold", "num_unused"), [(-1, 0), (-2, 1)])
+def test_a_fifth_of_the_samples_chooses_the_penalty_if_all_are_fitted(
+    fold: int, num_unused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ridge_stage, "MOST_EXACT", 0)
     num_predictions: list[int] = []
@@ -278,10 +279,10 @@ def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(
 
     monkeypatch.setattr(ridge_stage, "score", score)
     data = make_data(TASK)
-    values: dict[str, Scalar] = {"minirocket.features": 840, "data.fold": -1}
+    values: dict[str, Scalar] = {"minirocket.features": 840, "data.fold": fold}
     trial = start(NO_BODY, "minirocket", data=data, hyperparameters=values)
     run(trial)
-    num_samples = sum(map(len, data.splits.values()))
+    num_samples = sum(map(len, data.splits.values())) - num_unused * len(data.test)
     expected = [num_samples // 5] * len(PENALTIES)
     assert num_predictions[: len(PENALTIES)] == expected
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import Options, UserData, read, read_options
+from orca_ray.own_data import Options, UserData, make_options, read, read_options
 
 from .writers import TABLES, arrow_folder, image, tone
 
@@ -106,6 +106,40 @@ def test_the_targets_of_an_npy_file_are_one_other_file(tmp_path: Path) -> None:
         read(tmp_path / "target.npy", Options(target=("kinds.npy", "more.npy")))
 
 
+def test_an_npy_file_is_not_its_own_target(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(UserError, match="as inputs and as target"):
+        read(tmp_path / "x.npy", Options(target=("x.npy",)))
+
+
+@pytest.mark.parametrize("option", ["group", "time", "split", "inputs"])
+def test_an_npy_file_has_no_other_arrays(option: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    options = make_options("here", {option: "patient.npy"})
+    with pytest.raises(UserError, match=rf"--{option} cannot .* \.npz"):
+        read(tmp_path / "x.npy", options)
+    # A model trained before options were refused still predicts.
+    assert len(read(tmp_path / "x.npy", options, labelled=False)) == len(X)
+
+
+@pytest.mark.parametrize(
+    ("given", "roles"),
+    [
+        ({"inputs": "x", "target": "x"}, "inputs and as target"),
+        ({"group": "x"}, "inputs and as group"),
+        ({"split": "x"}, "inputs and as split"),
+        ({"group": "y"}, "target and as group"),
+    ],
+)
+def test_an_array_of_samples_has_one_role(
+    given: dict[str, str], roles: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", x=Y, y=Y, patient=Y)
+    with pytest.raises(UserError, match=f"is given as {roles}"):
+        read(tmp_path / "a.npz", make_options("here", given))
+
+
 def test_keys_by_option_and_by_elimination(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", recording=X, kind=Y, other=np.zeros(3))
     data = read(tmp_path / "a.npz", Options(target=("kind",)))
@@ -127,6 +161,19 @@ def test_declared_splits(tmp_path: Path) -> None:
     data = read(tmp_path / "b.npz")
     assert cast(Array, data.splits).tolist() == ["train"] * 12 + ["test"] * 8
     np.testing.assert_array_equal(arrays(data), X)
+
+
+def test_groups_of_arrays_by_split_are_not_ignored(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "b.npz",
+        x_train=X[:12],
+        y_train=Y[:12],
+        x_test=X[12:],
+        y_test=Y[12:],
+        patient=Y,
+    )
+    with pytest.raises(UserError, match=r"arrays by split .*leave out --group"):
+        read(tmp_path / "b.npz", Options(group="patient"))
 
 
 def test_a_pair_of_files(tmp_path: Path) -> None:

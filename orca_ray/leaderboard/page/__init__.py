@@ -114,8 +114,10 @@ def _index_row(name: str, board: Board) -> str:
             method for method, num in num_best.items() if num == most_best
         )
         summary = f"{leaders}: best on {most_best} of {len(board.tasks)} tasks"
-    else:
+    elif board.scores.empty:
         summary = "no score yet"
+    else:
+        summary = "no two methods with a score on one task"
     texts = [
         board.sweep,
         board.protocol,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.discovery import tables
+from orca_ray.leaderboard.board import lowest_of
 from orca_ray.results.submissions import (
     SubmittedScore,
     Versions,
@@ -299,17 +300,13 @@ class PublishedTable:
 
         Scores with a flag do not count. Returns [] if there are fewer than two scores.
         """
-        scores = {
-            name: row.score
-            for (name, row_column), row in self.cells.items()
-            if row_column == column and not row.flag
-        }
-        if len(scores) < 2:
-            return []
-        lowest = min(
-            (score for score in scores.values() if score is not None), default=None
+        return lowest_of(
+            {
+                name: row.score
+                for (name, row_column), row in self.cells.items()
+                if row_column == column and not row.flag and row.score is not None
+            }
         )
-        return [name for name, score in scores.items() if score == lowest]
 
     def heading(self, benchmark: str) -> str:
         """Return the title, and the metric and unit of each task's scores."""

@@ -139,8 +139,8 @@ class RidgeStage(FittedStage):
     def _comparison(self) -> _Comparison:
         """Return the training samples to fit, and the validation samples as held out.
 
-        If the training data have the validation samples, too, a random fifth of the
-        training samples is held out instead.
+        If the training data have the validation samples, too, because ``data.fold`` is
+        negative, a random fifth of the training samples is held out instead.
         """
         trial = self._trial
         train = trial.data.train
@@ -155,8 +155,7 @@ class RidgeStage(FittedStage):
             features = body.clipped(features)
             held_features = body.clipped(held_features)
         y = regression_targets(trial)
-        # In the place of a fold, -1 means that training has all samples.
-        if trial.hyperparameters.data.fold != -1:
+        if trial.hyperparameters.data.fold >= 0:
             return _Comparison(
                 features, y, held_features, validation.y, validation.group
             )

@@ -18,7 +18,8 @@ from orca_ray.models.names import check_misspelt_body
 from orca_ray.paths import check_special, open_regular
 from orca_ray.sweep.plan import schema
 from orca_ray.sweep.plan.grid import check_cells, check_grid
-from orca_ray.sweep.plan.spec import Overrides, SweepSpec, resolve_spec
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec, check_fold, resolve_spec
+from orca_ray.tasks.registry import is_own
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 MAX_MISTAKES = 5
@@ -348,7 +349,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                     f" {first[name]!r}, outside its range {dimension.describe()}: widen"
                     " the range, or set a value inside it under settings"
                 )
-            _check_ends(first, name, dimension, where, checked)
+            _check_ends(task, first, name, dimension, where, checked)
 
 
 def _first_configuration(
@@ -361,7 +362,9 @@ def _first_configuration(
     settings: dict[str, schema.Scalar] = {}
     try:
         settings = spec.settings(task, method)
-        return resolve(method, settings).to_flat()
+        resolved = resolve(method, settings)
+        check_fold(task, resolved.data.fold)
+        return resolved.to_flat()
     except ValueError as error:
         invalid = next((name for name in settings if name in str(error)), "")
         where = _position(spec, document, task, method, "settings", invalid)
@@ -388,6 +391,7 @@ def _check_no_search(
 
 
 def _check_ends(
+    task: str,
     first: Mapping[str, schema.Scalar],
     name: str,
     dimension: schema.Dimension,
@@ -405,12 +409,14 @@ def _check_ends(
         (key, value) for key, value in first.items() if key.split(".")[0] == section
     )
     for value in dimension.choice or dimension.bounds():
-        case = (name, type(value), value, same_section)
+        # own data may have folds
+        case = (name, type(value), value, same_section, is_own(task))
         if case in checked:
             continue
         checked.add(case)
         try:
-            from_flat({**first, name: value})
+            values = from_flat({**first, name: value})
+            check_fold(task, values.data.fold)
         except ValueError as error:
             raise UserError(f"{where}: {name} may become {value!r}: {error}") from error
 

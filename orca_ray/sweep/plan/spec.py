@@ -33,7 +33,7 @@ from orca_ray.sweep.plan.schema import (
     Scalar,
     SweepFile,
 )
-from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
+from orca_ray.tasks.registry import get_benchmark, get_task, is_own, known_tasks
 from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -261,6 +261,7 @@ class SweepSpec:
         They are those of `settings`, overridden by ``values``, and defaults.
         """
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
+        check_fold(task, resolved.data.fold)
         return relevant(resolved, method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
@@ -300,6 +301,19 @@ class SweepSpec:
                 return layer.body
         declaration = get_task(task)
         return self.file.bodies.get(declaration.modality, declaration.body)
+
+
+def check_fold(task: str, fold: Scalar) -> None:
+    """Raise UserError for a ``data.fold`` other than 0, except for own data.
+
+    The tasks of a benchmark have no folds. With a negative number, a trial would train
+    on samples that choose or score the model.
+    """
+    if fold != 0 and not is_own(task):
+        raise UserError(
+            f"data.fold: {task} has no folds; allowed is 0, got {fold}. Only own data"
+            " have folds (orca-sweep adapt)"
+        )
 
 
 def num_training_samples(task: Task, protocol: str, fraction: float) -> int | None:

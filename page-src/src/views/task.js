@@ -138,8 +138,11 @@ function small(board, task) {
   const width = Math.min(340, chartWidth(3));
   const curve = curveChart(board, task, "refine", "validation", { label: `validation ${board.metric(task)}`, width, height: 190 });
   const best = board.best(task);
+  const [only] = board.methods.filter((method) => board.cell(task, method).n);
+  const score = (method) => `${format.score(board.cell(task, method).mean)} ${board.metric(task)}`;
+  const without = only ? `Only score: ${only}, ${score(only)}` : "No score yet";
   return h("figure", {}, h("figcaption", {}, h("h3", {}, h("a", { href: link("task", task) }, board.label(task))),
-    h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${format.score(board.cell(task, best[0]).mean)} ${board.metric(task)}` : "No score yet", curve?.same && `.${curve.same}`)), curve?.node);
+    h("p.note", {}, best.length ? `Best: ${format.list(best)}, ${score(best[0])}` : without, curve?.same && `.${curve.same}`)), curve?.node);
 }
 
 function help(board, task) {

@@ -190,6 +190,12 @@ def test_options_of_the_command_line_change_the_trials_of_a_grid() -> None:
             "align.learning_rate must be greater than 0 for align.steps",
         ),
         (
+            "{align.epochs: 0}",
+            "{data.fold: -1}",
+            10,
+            "data.fold: pocket/digits has no folds; allowed is 0, got -1",
+        ),
+        (
             "[1e-3, 1e-2]",
             "[]",
             8,

@@ -196,6 +196,18 @@ def test_steps_need_a_declared_number_of_samples(
             13,
             ["settings of pocket/digits with orca: unknown "],
         ),
+        (
+            "rate: 1e-3",
+            "rate: 1e-3\n  data.fold: -2",
+            7,
+            ["settings of pocket/digits with nft", "data.fold: ", "allowed is 0"],
+        ),
+        (
+            "space:",
+            "space:\n  data.fold: {choice: [0, 2]}",
+            8,
+            ["data.fold may become 2", "no folds"],
+        ),
         ("[1, 2]", "[1, 1]", 10, ["budgets.full.confirm_seeds: each seed once"]),
         (
             "rate: 1e-3",
