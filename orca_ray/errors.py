@@ -112,20 +112,36 @@ def shorten(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+_GROUP = re.compile(r"[^/.]+[/.]")
+"""Group at the start of a name GROUP/NAME or GROUP.NAME, with the separator."""
+_LEAST_SIMILARITY = 0.65
+"""Least ratio of `difflib` from which on two names are similar.
+
+Names of three letters with one other letter have 0.67, quite unlike ones up to 0.6.
+"""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the most similar name in ``allowed``, or None if none is similar."""
+    """Return the most similar name in ``allowed``, or None if none is similar.
+
+    A name without a group is also compared with NAME of a GROUP/NAME or GROUP.NAME.
+    """
     candidates = list(allowed)
     for candidate in candidates:
         if candidate.lower() == name.lower():
             return candidate
-    matches = difflib.get_close_matches(name[:200], candidates, n=1, cutoff=0.5)
-    return matches[0] if matches else None
+    compared = {candidate: candidate for candidate in candidates}
+    if not _GROUP.match(name):
+        without_group = {_GROUP.sub("", whole, count=1): whole for whole in candidates}
+        compared = without_group | compared
+    matches = difflib.get_close_matches(
+        name[:200], compared, n=1, cutoff=_LEAST_SIMILARITY
+    )
+    return compared[matches[0]] if matches else None
 
 
 MOST_NAMES = 100
 """Largest number of names that an error message lists in full, if they have groups."""
-_GROUP = re.compile(r"[^/.]+[/.]")
-"""Group at the start of a name GROUP/NAME or GROUP.NAME, with the separator."""
 
 
 def unknown_name(

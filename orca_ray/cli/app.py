@@ -9,6 +9,7 @@ torch, ray, transformers nor pandas.
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -40,7 +41,13 @@ from orca_ray.cli.output import (
     USER_ERROR,
     fail,
 )
-from orca_ray.errors import ClusterLostError, UserError, missing_package, nearest
+from orca_ray.errors import (
+    ClusterLostError,
+    UserError,
+    missing_package,
+    nearest,
+    unknown_name,
+)
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -203,24 +210,36 @@ def _user_message(error: Exception) -> str:
     return _system_message(error) if isinstance(error, OSError) else ""
 
 
-def _usage_message(error: Any) -> str:
-    """Return the message for a usage error of the parser.
+_NO_COMMAND = re.compile("No such command '(.*?)'")
+"""Matches the parser's message for an unknown command."""
 
-    It suggests the nearest name for a misspelt option.
+
+def _usage_message(error: Any) -> str:
+    """Return the message for a usage error of the parser, in one line and a hint.
+
+    It suggests the nearest name for a misspelt option or command.
     """
     message = str(error.format_message()).strip().replace("Value error, ", "")
+    # The parser lists choices in indented lines.
+    message = re.sub(r"\s*\n\s*", " ", message)
     if not message:  # no arguments at all: the parser has printed the help
         return ""
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", None)
     if option and context is not None and message.startswith("No such option"):
         names = [
-            name for parameter in context.command.params for name in parameter.opts
+            name
+            for parameter in context.command.params
+            for name in parameter.opts
+            if name.startswith("--")
         ]
         suggestion = nearest(option, [*names, "--help"])
         message = f"No such option: {option}."
         if suggestion:
             message += f" Did you mean {suggestion!r}?"
+    misspelt = _NO_COMMAND.match(message)
+    if misspelt and context is not None:
+        message = str(unknown_name("command", misspelt[1], context.command.commands))
     return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
 
 

@@ -1,6 +1,7 @@
 """``orca-sweep data fetch`` and ``prepare``: the data of tasks before a sweep."""
 
 import logging
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,12 @@ def prepare(
 
     tasks = _find_tasks(names)
     raw = _raw_directory(raw, tasks)
+    if raw is not None and not raw.is_dir():
+        command = shlex.join(["orca-sweep", "data", "fetch", *names, "--raw", str(raw)])
+        raise UserError(
+            f"--raw {raw}: there is no such directory: give the one with the raw files,"
+            f" or fetch them with {command}"
+        )
     rows: list[dict[str, Any]] = []
 
     def prepare_task(task: "Task") -> None:

@@ -145,9 +145,14 @@ def results_uri(option: str | None, *, announce: bool = False) -> str:
 
     The default is ``results`` in the working directory. Ray deletes the working
     directory of a submitted job. The default in a job is therefore ``results`` in the
-    cache directory, and is printed with ``announce``.
+    cache directory, and is printed with ``announce``. Raises UserError for "".
     """
-    if option:
+    if option is not None:
+        if not option.strip():
+            raise UserError(
+                f"--results {option!r} is empty: give a directory or a URI, or leave"
+                " the option out"
+            )
         return option
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return "results"

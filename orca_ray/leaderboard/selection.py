@@ -143,7 +143,9 @@ def _refuse(
     ``unknown_tasks``.
     """
     names = pd.DataFrame({"benchmark": scan.values("benchmark")})
-    select(names, "benchmark", benchmark, "run `orca-sweep benchmark NAME` first.")
+    select(
+        names, "benchmark", benchmark, f"run `orca-sweep benchmark {benchmark}` first."
+    )
     tasks = shorten(", ".join(sorted(map(repr, unknown_tasks))), 300)
     raise UserError(
         f"all records of {benchmark!r} are of tasks that it does not have here:"

@@ -201,6 +201,14 @@ def prepared(command: Command, server: Server) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
+def test_a_raw_directory_must_be_there_even_if_the_data_are_prepared(
+    command: Command,
+) -> None:
+    error = command.fail("data", "prepare", "toy/first", "--raw", "nowhere")
+    assert "there is no such directory" in error
+
+
+@pytest.mark.usefixtures("prepared")
 def test_list_shows_what_is_there(command: Command) -> None:
     rows = {row["name"]: row for row in command("data", "list", "--json").json}
     assert list(rows) == ["other/first", "toy/both", "toy/first", "toy/manual"]

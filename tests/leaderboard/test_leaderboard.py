@@ -270,7 +270,9 @@ def test_methods_are_sorted_by_mean_rank_and_several_may_be_the_best() -> None:
 
 def test_an_empty_store_is_refused(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path / "r", create=True)
-    with pytest.raises(UserError, match="no records of benchmark 'pocket' yet: run"):
+    with pytest.raises(
+        UserError, match="'pocket' yet: run `orca-sweep benchmark pocket`"
+    ):
         build(store.records(), benchmark="pocket")
 
 

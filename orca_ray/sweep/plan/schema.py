@@ -53,6 +53,14 @@ def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _each_once(values: list[Any]) -> list[Any]:
+    """Return ``values``; ValueError if one is repeated."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"each value once: {value!r} is repeated")
+    return values
+
+
 Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
@@ -66,7 +74,12 @@ class Dimension(_Model):
     uniform: Bounds | None = None
     integer: tuple[int, int] | None = None
     choice: (
-        Annotated[list[Scalar], Field(min_length=1, max_length=MAX_LEVELS)] | None
+        Annotated[
+            list[Scalar],
+            Field(min_length=1, max_length=MAX_LEVELS),
+            AfterValidator(_each_once),
+        ]
+        | None
     ) = None
 
     @model_validator(mode="after")
@@ -209,6 +222,7 @@ MethodName = Annotated[str, _known("method", "orca_ray.methods.registry:all_meth
 MethodChoice = Annotated[
     str, _known("method", "orca_ray.methods.registry:method_choices")
 ]
+Methods = Annotated[list[MethodChoice], AfterValidator(_each_once)]
 HyperparameterName = Annotated[
     str, _known("hyper-parameter", "orca_ray.methods.registry:hyperparameter_types")
 ]
@@ -364,7 +378,7 @@ class Budget(_Model):
 
     `SweepFile.seed` is not allowed.
     """
-    methods: list[MethodChoice] | None = None
+    methods: Methods | None = None
     settings: Settings = {}
     steps: NumSteps | None = None
     """Number of optimiser steps of each trial; see `Layer.steps`."""
@@ -382,12 +396,12 @@ class SweepFile(_Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
-    methods: Annotated[list[MethodChoice], Field(min_length=1)]
+    methods: Annotated[Methods, Field(min_length=1)]
     """Names of methods.
 
     ``field`` stands for all methods whose `Recipe.variant` is False.
     """
-    baselines: list[MethodChoice] = []
+    baselines: Methods = []
     """Names of methods that run after ``methods``.
 
     A baseline runs only on the tasks that it can adapt to.

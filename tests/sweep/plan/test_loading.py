@@ -208,6 +208,19 @@ def test_steps_need_a_declared_number_of_samples(
             8,
             ["data.fold may become 2", "no folds"],
         ),
+        ("[nft, orca]", "[nft, nft]", 3, ["methods: each value once: 'nft' is"]),
+        (
+            "tasks:",
+            "baselines: [linear, linear]\ntasks:",
+            4,
+            ["baselines: each value once: 'linear' is repeated"],
+        ),
+        (
+            "log_uniform: [1e-4, 1e-2]",
+            "choice: [1e-3, 1e-2, 1e-3]",
+            8,
+            ["choice: each value once: 0.001 is repeated"],
+        ),
         ("[1, 2]", "[1, 1]", 10, ["budgets.full.confirm_seeds: each seed once"]),
         (
             "rate: 1e-3",
