@@ -8,8 +8,9 @@ the first holds the arguments of ``orca-sweep leaderboard``:
     <!-- /board -->
 
 ``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws
-the picture beside the page. ``make boards`` runs this module, which writes all of them
-again. `benchmarks.short_board` has the board of README.md.
+the picture beside the page. ``<!-- training: … -->`` holds arguments of
+`benchmarks.findings_training`. ``make boards`` runs this module, which writes all of
+them again. `benchmarks.short_board` has the board of README.md.
 """
 
 import io
@@ -24,13 +25,14 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from benchmarks.findings_page import page as findings
+from benchmarks.findings_training import page as training
 from benchmarks.short_board import short_board
 from orca_ray.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(
-    r"^(<!-- (?P<kind>board|findings): (?P<arguments>[^\n]*) -->\n).*?^(<!-- /(?P=kind)"
-    r" -->)$",
+    r"^(<!-- (?P<kind>board|findings|training): (?P<arguments>[^\n]*) -->\n).*?"
+    r"^(<!-- /(?P=kind) -->)$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -51,6 +53,8 @@ def regenerated(page: Path) -> dict[Path, str]:
     def regenerate(match: re.Match[str]) -> str:
         if match["kind"] == "board":
             text = _board(match["arguments"])
+        elif match["kind"] == "training":
+            text = training(shlex.split(match["arguments"]))
         else:
             text, *pictures = findings(shlex.split(match["arguments"]))
             paths = (
@@ -81,7 +85,7 @@ def _board(arguments: str) -> str:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     text = page.read_text()
-    starts = re.findall(r"^<!-- (?:board|findings): ", text, re.MULTILINE)
+    starts = re.findall(r"^<!-- (?:board|findings|training): ", text, re.MULTILINE)
     assert len(starts) == len(MARK.findall(text)), "a board has no end"
     for path, content in regenerated(page).items():
         assert path.read_text() == content, (

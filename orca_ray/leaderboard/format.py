@@ -34,7 +34,13 @@ from orca_ray.leaderboard.statistics.intervals import LEVEL
 from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
+from orca_ray.leaderboard.training import (
+    MethodTraining,
+    method_trainings,
+    training_curves,
+)
 from orca_ray.paths import open_regular
+from orca_ray.results.record import CurvePoint
 
 _DIGITS = 10
 """Significant digits of statistics.
@@ -188,6 +194,33 @@ class BoardReport:
                 table = self.scores if is_of_all_methods else self.ranking
                 frames[name] = _rounded(statistic.compute(table))
         return frames
+
+    @cached_property
+    def curve_statistics(self) -> dict[str, pd.DataFrame]:
+        """The statistics of learning curves by name: a row for each trained method."""
+        if self._training_curves.empty:
+            return {}
+        return {
+            name: _rounded(statistic.compute(self._training_curves))
+            for name, statistic in all_statistics().items()
+            if statistic.inputs == ("curves",)
+        }
+
+    @cached_property
+    def trainings(self) -> list[MethodTraining]:
+        """How long the methods trained, in the order of `methods`.
+
+        Methods without learning curves, such as fitted ones, are left out.
+        """
+        return method_trainings(self.board, self._training_curves, self.methods)
+
+    @cached_property
+    def _training_curves(self) -> pd.DataFrame:
+        """The learning curves that statistics take; empty without ``read_curves``."""
+        points = self.curves
+        if points is None:
+            points = CurvePoint.SCHEMA.empty_table().to_pandas()
+        return training_curves(self.board, points)
 
     @property
     def common_tasks(self) -> tuple[str, ...]:

@@ -15,6 +15,11 @@ from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.scores import Over
 from orca_ray.leaderboard.statistics.verdict import describe
+from orca_ray.leaderboard.training import (
+    GRID_TITLE,
+    convergence_lines,
+    training_grid,
+)
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -191,6 +196,13 @@ def cost_grid(report: BoardReport) -> Section | None:
     )
 
 
+def training_section(report: BoardReport) -> Section | None:
+    """Return the table of how long methods trained; None if none has a curve."""
+    if not report.trainings:
+        return None
+    return Section(GRID_TITLE, training_grid(report.trainings))
+
+
 def _costs(report: BoardReport, column: _CostColumn) -> pd.DataFrame:
     """Return the costs of the kind that ``column`` shows, by method.
 
@@ -237,6 +249,7 @@ def footer(report: BoardReport) -> list[str]:
             *_coverage_lines(report),
             *_comparison_lines(report),
             *_tie_lines(report),
+            *convergence_lines(report.trainings),
             *_missing_score_lines(report),
             *_status_lines(report),
             *board.notes,

@@ -206,7 +206,7 @@ TABLES = {
 
 
 def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return ``scores``, and random ``costs`` and ``searches``, by name.
+    """Return ``scores``, and random ``costs``, ``searches`` and ``curves``, by name.
 
     All have the same tasks and methods.
     """
@@ -216,8 +216,16 @@ def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     hyperparameters = pd.Series(
         [{"rate": float(rate)} for rate in random.random(len(searches))], dtype=object
     )
+    trials = scores["task"] + scores["method"] + scores["seed"].astype(str)
+    epochs = [
+        scores.assign(trial=trials, epoch=epoch, learning_rate=1 / epoch)
+        for epoch in range(1, 7)
+    ]
+    curves = pd.concat(epochs).drop(columns="seed")
+    curves["score"] *= np.exp(random.normal(size=len(curves)))
     return {
         "scores": scores,
+        "curves": curves,
         "costs": cells.assign(cost=random.random(len(cells)) + 0.1),
         "searches": (
             searches.assign(hyperparameters=hyperparameters.to_numpy()).drop(

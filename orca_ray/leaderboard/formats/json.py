@@ -18,7 +18,7 @@ from orca_ray.results.record import Status
 def _render(report: BoardReport) -> str:
     """Return the JSON document of a board, with all that a board holds."""
     board = report.board
-    statistics = report.statistics("method", "pair")
+    statistics = report.statistics("method", "pair") | report.curve_statistics
     cells = [
         _cell(cell) | dict(report.read_facts(cell)) for cell in board.cells.values()
     ]
@@ -34,6 +34,7 @@ def _render(report: BoardReport) -> str:
         "statistics": {
             name: _statistic(name, values) for name, values in statistics.items()
         },
+        "trainings": [asdict(training) for training in report.trainings],
         "answers": [_answer(answer) for answer in report.answers],
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,

@@ -69,9 +69,9 @@ def _render(report: BoardReport) -> str:
         lines += [*markdown_table(_cells(grid), names=2), ""]
     lines += [f"- {escaped(line)}" for line in text.footer(report)]
     sections = text.published_grids(report, _BEST)
-    costs = text.cost_grid(report)
-    if costs is not None:
-        sections.insert(0, costs)
+    for section in (text.cost_grid(report), text.training_section(report)):
+        if section is not None:
+            sections.insert(0, section)
     for title, grid in sections:
         table = markdown_table(_cells(grid), names=1)
         lines += ["", f"**{escaped(title)}**", "", *table]

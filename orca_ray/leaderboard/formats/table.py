@@ -56,9 +56,9 @@ def renderables(
     lines += text.footer(report)
     if lines:
         yield _sentences(lines, width)
-    costs = text.cost_grid(report)
-    if costs is not None:
-        yield from _section(costs, width)
+    for section in (text.training_section(report), text.cost_grid(report)):
+        if section is not None:
+            yield from _section(section, width)
     for section in text.published_grids(report, "{}" + BEST):
         yield from _section(section, width)
     published_lines = text.published_footer(report)

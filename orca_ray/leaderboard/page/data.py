@@ -19,6 +19,7 @@ from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_bo
 from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.questions import answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
+from orca_ray.leaderboard.training import convergence_lines, schedule_line
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
@@ -122,7 +123,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "published": (
             _published(report.published, board.benchmark) if report.published else None
         ),
-        "notes": list(board.notes),
+        "notes": [*board.notes, *_training_notes(report)],
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
         "reproduce": report.reproduce,
@@ -152,6 +153,14 @@ def _task(
         "floor": floors.get(info.name, 1.0),
         **{f"{name}_text": text for name, text in texts.items()},
     }
+
+
+def _training_notes(report: BoardReport) -> list[str]:
+    """Return sentences about how long methods trained, if any has a learning curve."""
+    trainings = report.trainings
+    if not trainings:
+        return []
+    return [schedule_line(trainings), *convergence_lines(trainings)]
 
 
 def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
@@ -185,6 +194,7 @@ def _statistics(report: BoardReport) -> list[dict[str, Any]]:
         frames = report.statistics("method")
     else:
         frames = {name: report.statistic(name) for name in on_boards()}
+    frames |= report.curve_statistics
     descriptions = []
     for name, statistic in all_statistics().items():
         description: dict[str, Any] = {

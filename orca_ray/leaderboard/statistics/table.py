@@ -162,20 +162,23 @@ def mean_over_seeds(scores: Floats) -> Floats:
 
 Shape = Literal["cell", "method", "pair", "curve", "hyperparameter"]
 """What a row of the frame of a statistic stands for; see `INDEX`."""
-Input = Literal["scores", "costs", "searches"]
+Input = Literal["scores", "costs", "searches", "curves"]
 """Name of a table that a statistic takes; see `COLUMNS`."""
 
 COLUMNS: Mapping[Input, tuple[str, ...]] = {
     "scores": ("task", "method", "seed", "score"),
     "costs": ("task", "method", "cost"),
     "searches": ("task", "method", "number", "score", "hyperparameters"),
+    "curves": ("task", "method", "trial", "epoch", "score", "learning_rate"),
 }
 """Columns of each table.
 
 ``scores`` holds test scores (lower is better). ``costs`` holds one positive cost in one
 unit per task and method. ``searches`` holds the validation score of each search trial
 (lower is better; NaN if it has none): ``number`` is its place in the search, and
-``hyperparameters`` a mapping from names to values.
+``hyperparameters`` a mapping from names to values. ``curves`` holds the validation
+score (lower is better) and the learning rate of each epoch of training; ``epoch`` is
+its number, from 1, and ``trial`` the key of the trial.
 """
 INDEX: Mapping[Shape, tuple[str, ...]] = {
     "cell": ("task", "method"),
