@@ -1,6 +1,6 @@
 """How often statements of a board are wrong on simulated scores of equal methods.
 
-Each statement is simulated under five nulls; the table of docs/reading-a-board.md is
+Each statement is simulated under several nulls; the table of docs/reading-a-board.md is
 what ``python -m benchmarks.calibration`` prints. A number is the share of boards with a
 false statement, or of intervals that hold the truth, in per cent.
 """
@@ -10,13 +10,14 @@ false statement, or of intervals that hold the truth, in per cent.
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import special
 
 from orca_ray.leaderboard.difference import Kind, compare_boards
@@ -26,7 +27,9 @@ from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.table import Floats
 
 SEEDS = 3
-"""Number of seeds of each method and task."""
+"""Usual number of seeds of each method and task."""
+NUM_TEST = 100
+"""Number of test samples, where a score is a share of errors."""
 NAMES = (
     "nft",
     "orca",
@@ -62,6 +65,10 @@ class Null:
     """Standard deviation of the logarithm of a cell's noise."""
     tails: int = 0
     """Degrees of freedom of Student's distribution of noise and effects; 0: normal."""
+    seeds: tuple[int, ...] = (SEEDS,)
+    """Numbers of seeds, of which one is drawn for each cell."""
+    errors: float = 0.0
+    """Mean number of errors among `NUM_TEST` samples; 0: scores are continuous."""
 
     def draw(self, random: np.random.Generator, *shape: int) -> Floats:
         """Return random numbers; normal ones have the deviation 1."""
@@ -70,7 +77,13 @@ class Null:
         return random.normal(size=shape)
 
     def table(self, random: np.random.Generator, effect: float) -> ScoreTable:
-        """Return a score table.
+        """Return a score table; see `with_new_scores`."""
+        return self.with_new_scores(random, effect)[0]
+
+    def with_new_scores(
+        self, random: np.random.Generator, effect: float
+    ) -> tuple[ScoreTable, Floats]:
+        """Return a score table, and scores [T, M] of one more seed.
 
         ``effect`` is the deviation over tasks of a method's true log score, with mean
         0. Statements about fewer than five tasks hold for these only: there are no
@@ -84,13 +97,31 @@ class Null:
         noise = 0.1 * np.exp(noise_of_task + noise_of_cell)
         level = random.normal(size=(num_tasks, 1, 1))
         logs = level + effect * self.draw(random, num_tasks, self.methods, 1)
-        deviations = self.draw(random, num_tasks, self.methods, SEEDS)
+        most = max(self.seeds)
+        if self.errors:
+            means = self.errors * np.exp(np.clip(logs, -1, 1))
+            shape = (num_tasks, self.methods, most + 1)
+            scores = random.poisson(means, shape) / NUM_TEST
+        else:
+            deviations = self.draw(random, num_tasks, self.methods, most + 1)
+            scores = np.exp(logs + noise * deviations)
+        new_scores = scores[:, :, most]
+        num = random.choice(self.seeds, (num_tasks, self.methods, 1))
+        scores = np.where(np.arange(most) < num, scores[:, :, :most], np.nan)
         order = np.argsort(NAMES[: self.methods])
-        return ScoreTable(
+        table = ScoreTable(
             tuple(f"t{t:02}" for t in range(num_tasks)),
             tuple(NAMES[m] for m in order),
-            np.exp(logs + noise * deviations),
+            scores,
         )
+        return table, new_scores
+
+    def cell(self, random: np.random.Generator) -> Floats:
+        """Return the scores of one method on one task."""
+        num = int(random.choice(self.seeds))
+        if self.errors:
+            return random.poisson(self.errors, num) / NUM_TEST
+        return 1 + 0.05 * self.draw(random, num)
 
 
 NULLS = {
@@ -99,6 +130,8 @@ NULLS = {
     "heavy tails": Null(tails=3),
     "3 to 5 tasks": Null(tasks=(3, 4, 5)),
     "16 methods": Null(methods=16, unequal=0.3),
+    "1 to 3 seeds": Null(unequal=0.5, seeds=(1, 2, 3)),
+    "2 seeds, few errors": Null(seeds=(2,), errors=2.0),
 }
 """Simulated distributions by name: columns of the table."""
 Rates = Iterator[float]
@@ -155,8 +188,9 @@ def beyond_noise(null: Null, random: np.random.Generator) -> Rates:
 def tied(null: Null, random: np.random.Generator) -> Rates:
     """Any method without the mark of those not separable from the best of the task."""
     while True:
-        tied_TM = LogScores.of(null.table(random, 0.0)).tied_TM
-        yield float((tied_TM.sum(axis=1) < null.methods - 1).mean())
+        logs = LogScores.of(null.table(random, 0.0))
+        is_best_TM = logs.means_TM == logs.means_TM.min(axis=1, keepdims=True)
+        yield float(1 - (logs.tied_TM | is_best_TM).all(axis=1).mean())
 
 
 def covered(name: str, truth: Callable[[ScoreTable], float]) -> Simulation:
@@ -172,14 +206,6 @@ def covered(name: str, truth: Callable[[ScoreTable], float]) -> Simulation:
                 yield float(holds.mean())
 
     return statement
-
-
-def improvement(null: Null, random: np.random.Generator) -> Rates:
-    """Intervals of scores relative to the method with the highest mean rank."""
-    while True:
-        frame = get_statistic("improvement").compute(null.table(random, 0.2))
-        compared = frame[frame.index != frame["baseline"].iloc[0]]
-        yield float(((compared["low"] <= 1) & (compared["high"] >= 1)).mean())
 
 
 def board_scores(scores: Floats) -> pd.DataFrame:
@@ -203,8 +229,8 @@ def moved(shared: bool) -> Simulation:
 
     def statement(null: Null, random: np.random.Generator) -> Rates:
         while True:
-            before = board_scores(1 + 0.05 * null.draw(random, SEEDS))
-            after = board_scores(1 + 0.05 * null.draw(random, SEEDS))
+            before = board_scores(null.cell(random))
+            after = board_scores(null.cell(random))
             if not shared:
                 after = after.assign(seed=after["seed"] + 100)
             (change,) = compare_boards(before, after)
@@ -215,14 +241,40 @@ def moved(shared: bool) -> Simulation:
 
 def differs(null: Null, random: np.random.Generator) -> Rates:
     """`reproduce` says that the score of a new seed differs."""
-    from orca_ray.sweep.run.reproduce import _within_spread
-
     while True:
-        trials = null.draw(random, 20, SEEDS + 1).tolist()
-        is_within = [
-            _within_spread(scores[0], scores[-1], scores[:-1])[0] for scores in trials
-        ]
-        yield float(np.mean(np.logical_not(is_within)))
+        table, new_TM = null.with_new_scores(random, 0.2)
+        yield float(outside(LogScores.of(table), new_TM).mean())
+
+
+def outside(logs: LogScores, new_TM: Floats) -> NDArray[np.bool_]:
+    """Return whether new scores are outside of their prediction intervals, [T, M]."""
+    ends = [
+        [logs.prediction_interval(task, method) for method in logs.table.methods]
+        for task in logs.table.tasks
+    ]
+    low_TM, high_TM = np.moveaxis(np.array(ends), -1, 0)
+    raised_TM = np.maximum(new_TM, logs.floors_T)
+    is_outside: NDArray[np.bool_] = (raised_TM < low_TM) | (raised_TM > high_TM)
+    return is_outside
+
+
+def power_to_differ(null: str, deviations: float, num: int, seed: int = 0) -> float:
+    """Return how often `reproduce` finds that a score moved by some deviations.
+
+    These are true standard deviations over seeds of the logarithm of a cell's score,
+    estimated from many more seeds.
+    """
+    random = np.random.default_rng([seed, *map(ord, null)])
+    many = replace(NULLS[null], seeds=(1000,))
+    num_seeds = max(NULLS[null].seeds)
+    rates = []
+    for _ in range(num):
+        table, new_TM = many.with_new_scores(random, 0.2)
+        noise_TM = np.log(table.scores_TMS).std(axis=2)
+        few = replace(table, scores_TMS=table.scores_TMS[:, :, :num_seeds])
+        moved_TM = new_TM * np.exp(deviations * noise_TM)
+        rates.append(outside(LogScores.of(few), moved_TM).mean())
+    return float(np.mean(rates))
 
 
 STATEMENTS: dict[str, tuple[bool, Simulation]] = {
@@ -245,7 +297,10 @@ STATEMENTS: dict[str, tuple[bool, Simulation]] = {
     ),
     "interval of a win rate": (True, covered("win_rate", lambda table: 0.5)),
     "interval of Elo": (True, covered("bradley_terry", lambda table: 1000.0)),
-    "interval of a score relative to the worst method": (True, improvement),
+    "interval of a score relative to the mean": (
+        True,
+        covered("improvement", lambda table: 1.0),
+    ),
 }
 """Statements, with whether the number is a coverage.
 
@@ -331,6 +386,9 @@ def main() -> None:
     num_boards = parser.parse_args().boards
     print_table("false statements, % (5 is meant)", False, num_boards)
     print_table("coverage, % (95 is meant)", True, num_boards)
+    for null in ("equal noise", "unequal by cell"):
+        power = power_to_differ(null, 4.0, num=100)
+        print(f"power of `reproduce` at four deviations ({null}): {power:.2f}")
     for case in sorted(POWERS):
         for name, (power, share) in powers(*case, num=300).items():
             print(

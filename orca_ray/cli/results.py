@@ -186,8 +186,9 @@ def reproduce(
     """Run a trial again, in this process, and compare its score with the record; the
     store is not changed.
 
-    Exit code 0: the scores agree, bit for bit if the trial is deterministic, else
-    within the spread of its seeds. Exit code 1: they do not agree. Exit code 2: the
+    Exit code 0: the results are equal, or the score is within the noise of its seeds
+    where equal bits are not promised: on another processor, or if the trial is not
+    deterministic. Exit code 1: it differs, or the noise is unknown. Exit code 2: the
     trial cannot run here.
     """
     store = required_store(
@@ -226,6 +227,7 @@ def _comparison_json(comparison: "Comparison") -> dict[str, object]:
         "metric": record.metric,
         "deterministic": bool(record.deterministic),
         "agrees": comparison.agrees,
+        "verdict": comparison.verdict.value,
         "rule": comparison.rule,
         "scores": comparison.scores,
         "data_fingerprint": record.data_fingerprint,
@@ -236,7 +238,7 @@ def _comparison_json(comparison: "Comparison") -> dict[str, object]:
 
 
 def _print(comparison: "Comparison") -> None:
-    """Print the score in the record and the new one, whether they agree, and by which
+    """Print the score in the record and the new one, the verdict, and by which
     rule, and how the versions and the hardware of the two runs differ.
     """
     record = comparison.record
@@ -244,12 +246,9 @@ def _print(comparison: "Comparison") -> None:
     old_score, new_score = comparison.scores
     # Only confirm trials have a test score.
     split = "validation" if record.test_score is None else "test"
-    verdict = "agrees" if comparison.agrees else "differs"
-    if comparison.agrees and old_score == new_score:
-        verdict = "agrees, bit for bit"
     say(
         f"{record.metric} on {split}: {old_score!r} in the record, {new_score!r} now:"
-        f" {verdict}"
+        f" {_verdict_text(comparison)}"
     )
     say(f"rule: {comparison.rule}")
     say(f"data: fingerprint {record.data_fingerprint} in both")
@@ -264,3 +263,22 @@ def _print(comparison: "Comparison") -> None:
         )
     if new_record.error:
         note(f"{new_record.status.value}: {new_record.error}")
+
+
+def _verdict_text(comparison: "Comparison") -> str:
+    """Return the verdict in words, with what may explain that bits are not equal."""
+    from orca_ray.sweep.run.reproduce import MACHINE, Verdict
+
+    if comparison.verdict is Verdict.EQUAL:
+        return "agrees, bit for bit"
+    if comparison.verdict is Verdict.DIFFERS:
+        return "differs"
+    changed = [
+        name.replace("_version", "")
+        for name in MACHINE
+        if name in comparison.environment
+    ]
+    where = f" (another {', '.join(changed)})" if changed else ""
+    if comparison.verdict is Verdict.UNKNOWN:
+        return f"not equal{where}, noise unknown"
+    return f"not equal{where}, within the noise of its seeds"

@@ -15,9 +15,12 @@ RULE = (
     "A score moved beyond noise if Student's test at the 5 % level says so: the paired"
     " test of the seeds that both boards have if these are at least two, else the test"
     " of two means. About one in twenty of the scores that did not change moves beyond"
-    " noise by chance. With one seed, noise is unknown. Scores are lower-is-better."
+    " noise by chance. With one seed, or seeds that do not differ, noise is unknown."
+    " Scores are lower-is-better."
 )
 """Text that explains to a user when a score moved."""
+_ROUNDING = 1e-9
+"""Errors of a difference below this share of it are rounding errors."""
 _VERSION = ("protocol", "metric", "metric_version", "data_fingerprint")
 """Columns that must agree before two scores are compared."""
 
@@ -193,11 +196,10 @@ def _kind(difference: float, error: float, freedom: int) -> Kind:
     ``error`` is the standard error of ``difference`` with ``freedom`` degrees of
     freedom; it is NaN if it cannot be estimated.
     """
-    # "not error > 0" holds for 0 and for NaN.
-    if difference == 0 and not error > 0:
-        return Kind.EQUAL
-    if math.isnan(error):
-        return Kind.UNKNOWN
+    # Seeds that do not differ show no noise: a score that counts few errors may be
+    # equal for two seeds by chance. Holds for an error of NaN, too.
+    if not error > _ROUNDING * abs(difference):
+        return Kind.EQUAL if difference == 0 else Kind.UNKNOWN
     if abs(difference) <= special.stdtrit(freedom, 0.975) * error:
         return Kind.WITHIN_NOISE
     return Kind.BETTER if difference < 0 else Kind.WORSE

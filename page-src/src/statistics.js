@@ -3,7 +3,7 @@
  * (docs/decisions/0023-page.md). Noise over seeds is always that of the whole board. Axes: T tasks, M methods, S seeds.
  */
 
-import { deviation, max, maxIndex, min, sum } from "d3-array";
+import { deviation, max, min, sum } from "d3-array";
 
 const MIN_TASKS = 5;  // from which on an interval is one over tasks
 /** Number of methods up to which pairs are compared: their number grows with its square. */
@@ -144,11 +144,9 @@ function sharedWins(means_M) {
 /** Mean rank over the common tasks, with Student's interval. @returns {Record<string, Estimate>} */
 function meanRanks(table) {
   const ranks_TM = table.common.map((t) => ranks(table.means_TM[t]));
-  const num = ranks_TM.length;
   return table.byMethod((m) => {
-    const values = ranks_TM.map((ranks_M) => ranks_M[m]);
-    const half = num >= MIN_TASKS ? (studentQuantile(num - 1) * deviation(values)) / Math.sqrt(num) : NaN;
-    return { value: mean(values), low: Math.max(mean(values) - half, 1), high: Math.min(mean(values) + half, table.methods.length) };
+    const { value, low, high } = student(ranks_TM.map((ranks_M) => ranks_M[m]));
+    return { value, low: Math.max(low, 1), high: Math.min(high, table.methods.length) };
   });
 }
 
@@ -184,11 +182,18 @@ function ratioOverTasks(pairs, overTasks = pairs.length >= MIN_TASKS) {
   return { ...ratio(centre, Math.sqrt(variance) / num, freedom), num_tasks: num };
 }
 
-/** Score relative to the method with the highest mean rank. @param {Record<string, Estimate>} meanRanks */
-function improvement(table, meanRanks) {
-  const worst = maxIndex(Object.values(meanRanks), ({ value }) => value);
-  const pairs = (m) => table.paired(m, worst).filter(({ t }) => table.common.includes(t));
-  return table.byMethod((m) => ({ ...ratioOverTasks(table.common.length ? pairs(m) : []), baseline: table.methods[worst] }));
+/** Mean over tasks, with Student's interval. @param {number[]} values @returns {Estimate} */
+function student(values) {
+  const half = values.length >= MIN_TASKS ? (studentQuantile(values.length - 1) * deviation(values)) / Math.sqrt(values.length) : NaN;
+  return { value: mean(values), low: mean(values) - half, high: mean(values) + half };
+}
+
+/** Score relative to the geometric mean of all methods. @returns {Record<string, Estimate>} */
+function improvement(table) {
+  return table.byMethod((m) => {
+    const { value, low, high } = student(table.common.map((t) => table.logs_TM[t][m] - mean(table.logs_TM[t])));
+    return { value: Math.exp(value), low: Math.exp(low), high: Math.exp(high) };
+  });
 }
 
 /** Whether the scores separate two methods: {method: {other: {…}}}. @param {object[]} stored what only Python has of each pair */
@@ -262,8 +267,7 @@ export function scoresAndCosts(table, cost, over) {
  */
 export function analyse(table, asked, stored) {
   const ranking = table.ranking;
-  const meanRank = meanRanks(ranking);
-  const computed = { mean_rank: meanRank, wins: wins(ranking), improvement: improvement(ranking, meanRank) };
+  const computed = { mean_rank: meanRanks(ranking), wins: wins(ranking), improvement: improvement(ranking) };
   const compared = table.methods.length <= MAX_COMPARED ? { verdict: verdicts(table, stored?.pairs), answers: answers(table, asked) } : { verdict: {}, answers: [] };
   const whole = Object.entries(stored?.methods ?? {}).map(([name, values]) => [name, ranking.byMethod((m) => ({ ...computed[name]?.[ranking.methods[m]], ...values[ranking.methods[m]] }))]);
   return { ...computed, ...compared, ...Object.fromEntries(whole) };

@@ -17,7 +17,7 @@ from orca_ray.models.names import PACKAGED
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.run.reproduce import Comparison
+from orca_ray.sweep.run.reproduce import Comparison, Verdict
 from orca_ray.tasks.registry import get_task
 from tests.cli.conftest import MISTAKES, Command
 from tests.leaderboard.test_published import ORCA
@@ -45,10 +45,10 @@ def fill(path: Path, *, shift: float = 0.0, nft_shift: float = 0.0) -> str:
     records = []
     points = []
     for (task, method), mean in SCORES.items():
-        shifted_mean = mean + shift
-        if method == "nft":
-            shifted_mean += nft_shift
         for seed in (1, 2):
+            shifted_mean = mean + shift
+            if method == "nft":
+                shifted_mean += nft_shift * (1 + seed / 100)
             key = f"{task}-{method}-{seed}"
             record = make_record(
                 key,
@@ -189,7 +189,7 @@ def test_check_finds_boards_that_are_out_of_date(
 def test_stores_and_files_of_boards_can_be_compared(
     before: str, command: Command, store: str, tmp_path: Path
 ) -> None:
-    """``nft`` is worse by 0.05 with each seed; ``orca`` is as before."""
+    """``nft`` is worse by about 0.05 with each seed; ``orca`` is as before."""
     other = fill(tmp_path / "other", nft_shift=0.05)
     if before != "store":
         print_board(command, store, "-o", before)
@@ -200,7 +200,7 @@ def test_stores_and_files_of_boards_can_be_compared(
         (change["task"], change["method"]): change for change in document["changes"]
     }
     digits = changes["pocket/digits", "nft"]
-    assert digits["difference"] == pytest.approx(0.05)
+    assert digits["difference"] == pytest.approx(0.05, rel=0.02)
     assert digits["seeds"] == 2
     text = command("leaderboard-diff", before, other).out
     assert "2 worse, 2 equal" in text
@@ -487,7 +487,7 @@ def test_a_trial_that_ran_again_is_compared_on_the_split_of_its_score(
     same = Comparison(
         record=record,
         again=record,
-        agrees=True,
+        verdict=Verdict.EQUAL,
         rule="equal",
         differences={},
         environment={},

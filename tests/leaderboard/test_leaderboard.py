@@ -327,7 +327,10 @@ NAN = math.nan
         ([0.5], [0.25], Kind.UNKNOWN, -0.25, NAN, 1),
         ([0.5], [0.5], Kind.EQUAL, 0, NAN, 1),
         ([0.5, 0.25], [0.5, 0.25], Kind.EQUAL, 0, 0, 2),
-        ([0.5, 0.25], [0.375, 0.125], Kind.BETTER, -0.125, 0, 2),
+        # Seeds that differ by the same amount show no noise.
+        ([0.5, 0.25], [0.375, 0.125], Kind.UNKNOWN, -0.125, 0, 2),
+        ([0.01, 0.02], [0.02, 0.03], Kind.UNKNOWN, 0.01, 0, 2),
+        ({0: 0.1, 1: 0.1}, {5: 0.2, 6: 0.2}, Kind.UNKNOWN, 0.1, 0, 0),
         ([0.5, 0.25], {7: 0.5}, Kind.WITHIN_NOISE, 0.125, math.sqrt(0.03125 * 1.5), 0),
     ],
 )
@@ -338,7 +341,7 @@ def test_a_change_is_compared_with_the_noise_over_seeds(
     assert change.kind == kind
     assert change.seeds == seeds
     assert change.difference == pytest.approx(difference, rel=1e-5)
-    assert change.error == pytest.approx(error, rel=1e-5, nan_ok=True)
+    assert change.error == pytest.approx(error, rel=1e-5, abs=1e-12, nan_ok=True)
     assert change.after - change.before == pytest.approx(difference)
 
 

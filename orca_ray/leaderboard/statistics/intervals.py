@@ -74,10 +74,10 @@ def moderate_variances(squares_TM: Floats, freedom_TM: Floats) -> tuple[Floats, 
     A method's own variance has few degrees of freedom. It is therefore averaged with
     the mean variance of all methods on the task, each weighted by its degrees of
     freedom. The mean variance gets the prior degrees of freedom: many if the methods'
-    variances on one task are alike, few if they differ. After Smyth 2004, "Linear
-    models and empirical Bayes methods", Statistical Applications in Genetics and
-    Molecular Biology 3; the mean variance replaces his location parameter, which is too
-    low if there are few methods.
+    variances on one task are alike, few if they differ or if this is not known. After
+    Smyth 2004, "Linear models and empirical Bayes methods", Statistical Applications in
+    Genetics and Molecular Biology 3; the mean variance replaces his location parameter,
+    which is too low if there are few methods.
 
     ``squares_TM`` are squared deviations summed over seeds, and ``freedom_TM`` their
     degrees of freedom. Variances are NaN on a task where all of these are 0.
@@ -94,7 +94,9 @@ def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> 
 
     Logarithms of variances spread by chance. Their spread beyond chance measures how
     unequal the true variances on one task are: the smaller it is, the more degrees of
-    freedom the mean variance gets.
+    freedom the mean variance gets. The spread is uncertain, too: what counts is the
+    upper end of its interval, two standard errors above the estimate. Otherwise, few
+    cells that look alike by chance would make tests too sure.
     """
     known_TM = (freedom_TM > 0) & (pooled_T > 0)
     half_TM = np.where(known_TM, freedom_TM, 2.0) / 2
@@ -107,10 +109,16 @@ def _prior_freedom(squares_TM: Floats, freedom_TM: Floats, pooled_T: Floats) -> 
     by_chance_TM = (1 - 1 / num_T) * special.polygamma(1, half_TM)
     num_compared = max(int((num_T - 1).sum()), 1)
     excess = float((squared_TM - by_chance_TM)[known_TM].sum()) / num_compared
-    # The prior degrees of freedom d solve trigamma(d / 2) = excess. The grid of d is
+    # The variance of a squared deviation follows from the second and the fourth
+    # cumulant of the logarithms.
+    second_TM = special.polygamma(1, half_TM) + max(excess, 0.0)
+    variances_TM = 2 * second_TM**2 + special.polygamma(3, half_TM)
+    variance = float(variances_TM[known_TM].mean()) if known_TM.any() else 0.0
+    most = excess + 2 * math.sqrt(variance / num_compared)
+    # The prior degrees of freedom d solve trigamma(d / 2) = most. The grid of d is
     # in falling order, because trigamma falls and `np.interp` needs rising points.
     grid = np.geomspace(1e4, 0.2, 2000)
-    return float(np.interp(excess, special.polygamma(1, grid / 2), grid))
+    return float(np.interp(most, special.polygamma(1, grid / 2), grid))
 
 
 def add_variances(

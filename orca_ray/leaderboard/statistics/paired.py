@@ -287,6 +287,22 @@ class LogScores:
             freedom_T[used],
         )
 
+    def prediction_interval(self, task: str, method: str) -> tuple[float, float]:
+        """Return the 95 % prediction interval of the score of one more seed.
+
+        The ends are NaN if the noise over seeds is unknown or zero.
+        """
+        t = self.table.tasks.index(task)
+        m = self.table.methods.index(method)
+        error = math.sqrt(self.variances_TM[t, m] + self.errors_TM[t, m] ** 2)
+        if not error > _ROUNDING:
+            return math.nan, math.nan
+        freedom_T = self.freedom_TM.sum(axis=1)
+        freedom = min(self.freedom_TM[t, m] + self.prior, freedom_T[t])
+        half = special.stdtrit(freedom, 1 - LEVEL / 2) * error
+        centre = self.means_TM[t, m]
+        return math.exp(centre - half), math.exp(centre + half)
+
     def compare(self, method: str, reference: str) -> Comparison:
         """Return the comparison of two methods.
 

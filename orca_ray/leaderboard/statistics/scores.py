@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orca_ray.errors import lookup
-from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
+from orca_ray.leaderboard.statistics.intervals import student
 from orca_ray.leaderboard.statistics.paired import LogScores
-from orca_ray.leaderboard.statistics.ranks import ranks
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 Over = Literal["sum", "mean", "max"]
@@ -53,40 +52,33 @@ def score(table: ScoreTable) -> pd.DataFrame:
 
 
 def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFrame:
-    """Score relative to that of a baseline method; below 1 is better.
+    """Score relative to the mean score of all methods; below 1 is better.
 
-    It is the geometric mean of the ratios over tasks. It uses the tasks on which every
-    method has a score. The interval is Student's, of the logarithms; for fewer than
-    five tasks its error comes from the deviation over seeds of log scores. Means are
-    raised to at least half of the task's smallest positive score. The baseline is by
-    default the method with the highest mean rank: it is chosen by these scores, so the
-    ratios to it are too low by chance, and their intervals do not allow for that.
+    Both are geometric: the score is divided by the geometric mean of the scores of all
+    methods on a task, and the ratios are averaged geometrically over tasks. It uses the
+    tasks on which every method has a score. The interval is Student's, of the
+    logarithms; there is none for fewer than five tasks. Means are raised to at least
+    half of the task's smallest positive score. With ``baseline``, the score is relative
+    to that method.
 
     Raises:
         UserError: there is no method ``baseline``.
     """
     common = table.common
-    num_tasks = len(common.tasks)
-    if not num_tasks:
-        return table.by_method(
-            value=np.nan, low=np.nan, high=np.nan, num_tasks=0, baseline=baseline
-        )
-    ranks_M = ranks(common.means_TM).mean(axis=0)
-    mean_ranks = dict(zip(table.methods, ranks_M, strict=True))
-    if not baseline:
-        baseline = max(mean_ranks, key=mean_ranks.__getitem__)
-    lookup("method", baseline, mean_ranks)
-    logs = LogScores.of(common)
-    ratios = [
-        logs.paired(method, baseline).ratio(over_tasks=num_tasks >= MIN_TASKS)
-        for method in table.methods
-    ]
+    logs_TM = LogScores.of(common).means_TM
+    if baseline is None:
+        num_methods = max(len(table.methods), 1)
+        reference_T = logs_TM.sum(axis=1, keepdims=True) / num_methods
+    else:
+        places = {method: m for m, method in enumerate(table.methods)}
+        m = lookup("method", baseline, places)
+        reference_T = logs_TM[:, [m]]
+    ratios = student(logs_TM - reference_T)
     return table.by_method(
-        value=[ratio.value for ratio in ratios],
-        low=[ratio.low for ratio in ratios],
-        high=[ratio.high for ratio in ratios],
-        num_tasks=num_tasks,
-        baseline=baseline,
+        value=np.exp(ratios.means),
+        low=np.exp(ratios.low),
+        high=np.exp(ratios.high),
+        num_tasks=len(common.tasks),
     )
 
 

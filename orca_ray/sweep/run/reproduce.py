@@ -7,18 +7,20 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+import pandas as pd
 import torch
-from scipy import special
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
+from orca_ray.leaderboard.statistics import ScoreTable
+from orca_ray.leaderboard.statistics.paired import LogScores
+from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record, Status
@@ -45,24 +47,47 @@ ENVIRONMENT = (
 Different values may explain why results differ, but are not themselves a difference of
 results.
 """
+MACHINE = ("torch_version", "device", "processor")
+"""Columns of which equal values are needed for bit-equal deterministic trials.
+
+See docs/decisions/0005-deterministic.md.
+"""
 _REPLACED_SOURCE = re.compile(
     r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'"
 )
 
 
+class Verdict(StrEnum):
+    """What a repetition says about the result in a record."""
+
+    EQUAL = "equal"
+    """The results of a deterministic trial, or the scores of another, are equal."""
+    WITHIN_NOISE = "within noise"
+    """The score is not equal, but could be that of another seed."""
+    UNKNOWN = "noise unknown"
+    """The score is not equal, and how much seeds differ is unknown."""
+    DIFFERS = "differs"
+    """The score is not one of the same trial."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A record, the record of the repetition of its trial, and whether they agree."""
+    """A record, the record of the repetition of its trial, and how they compare."""
 
     record: Record
     again: Record
-    agrees: bool
+    verdict: Verdict
     rule: str
-    """The rule by which the scores agree or not, as a sentence."""
+    """The rule that the verdict follows from, as a sentence."""
     differences: dict[str, tuple[Any, Any]]
     """Results that differ, by column: value in the record, value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
     """Columns in `ENVIRONMENT` that differ: value in record and repetition."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the record is reproduced, bit for bit or up to the noise of seeds."""
+        return self.verdict in (Verdict.EQUAL, Verdict.WITHIN_NOISE)
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
@@ -91,10 +116,11 @@ def reproduce(
 ) -> Comparison:
     """Run the trial of ``record`` again in this process, and compare the results.
 
-    An alignment is computed again, not read from the cache. The results of a
-    deterministic trial agree if they are equal bit for bit. Other scores also agree if
-    the new one is in the 95 % prediction interval that follows from the scores of all
-    seeds in ``store``. ``model``: directory that the model is written to.
+    An alignment is computed again, not read from the cache. A deterministic trial on
+    the same `MACHINE` must give all results again, bit for bit. Elsewhere, and for
+    other trials, a score that is not equal is within noise if it is in the 95 %
+    prediction interval of one more seed, which follows from the scores of the sweep in
+    ``store``. ``model``: directory that the model is written to.
 
     Raises UserError if the record has no score, if this version does not have its
     configuration, or if data, method, body or source are missing here or not the same.
@@ -121,15 +147,28 @@ def reproduce(
     differences = {
         name: pair for name, pair in changed.items() if name not in ENVIRONMENT
     }
-    if record.deterministic:
-        agrees = not differences
-        rule = "a deterministic trial agrees if all results are equal, bit for bit"
+    is_same_machine = all(
+        environments[name][0] == environments[name][1] for name in MACHINE
+    )
+    is_equal = not differences if record.deterministic else old == new
+    if is_equal:
+        verdict = Verdict.EQUAL
+        rule = "equal, bit for bit"
+    elif record.deterministic and is_same_machine:
+        verdict = Verdict.DIFFERS
+        rule = (
+            "a deterministic trial gives all results again, bit for bit, with the same"
+            " torch on the same processor or GPU"
+        )
+    elif new is None:
+        verdict = Verdict.DIFFERS
+        rule = "a trial without a score is not the same"
     else:
-        agrees, rule = _within_spread(old, new, _scores_of_seeds(record, store))
+        verdict, rule = _compare_with_noise(record, new, store)
     return Comparison(
         record=record,
         again=again,
-        agrees=agrees,
+        verdict=verdict,
         rule=rule,
         differences=differences,
         environment={
@@ -254,59 +293,62 @@ def _score(record: Record) -> float | None:
     return record.validation_score
 
 
-def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of the trial of ``record`` for all seeds that are stored.
+def _compare_with_noise(
+    record: Record, new: float, store: ResultsStore
+) -> tuple[Verdict, str]:
+    """Return the verdict on a score that is not equal, and a sentence on the rule.
 
-    Its own score is included, and scores of failed trials are left out.
+    The noise is that of the board: of the seeds of the trial, averaged with that of the
+    other methods of the task as far as methods of a task are alike in the sweep.
     """
-    same = (
-        "sweep",
-        "task",
-        "method",
-        "body",
-        "phase",
-        "protocol",
-        "hyperparameters",
-        "data_fingerprint",
-        "metric",
-    )
-    records = store.select({name: [getattr(record, name)] for name in same})
-    version = record.metric_version or 1
-    scores = [
-        _score(other)
-        for other in records
-        if (other.metric_version or 1) == version and not other.status.failed
-    ]
-    return [score for score in scores if score is not None]
-
-
-def _within_spread(
-    old: float | None, new: float | None, seeds: Sequence[float]
-) -> tuple[bool, str]:
-    """Return whether two scores agree, and a sentence on the rule.
-
-    ``seeds`` has the stored scores for different seeds. The scores agree if they are
-    equal, or if ``new`` is in the 95 % prediction interval of the stored scores. From a
-    single stored score, no interval follows.
-    """
-    if len(seeds) < 2:
-        return (
-            old == new,
-            (
-                "with the score of one seed alone, nothing is known of its spread:"
-                " scores must be equal"
-            ),
+    scores = _scores_of_sweep(record, store)
+    table = ScoreTable.of(scores)
+    low, high = LogScores.of(table).prediction_interval(record.task, _label(record))
+    if math.isnan(low):
+        return Verdict.UNKNOWN, (
+            "the noise over seeds is unknown, because the sweep has one seed or all"
+            " seeds have the same score: scores must be equal"
         )
-    # Student's prediction interval: with few seeds, the standard deviation of the
-    # scores is uncertain, too.
-    # Quantile 0.975 on both sides leaves 95 % inside.
-    factor = float(special.stdtrit(len(seeds) - 1, 0.975)) * math.sqrt(
-        1 + 1 / len(seeds)
+    floor = float(table.floors_T[table.tasks.index(record.task)])
+    is_within = low <= max(new, floor) <= high
+    num_seeds = int((scores["method"] == _label(record)).sum())
+    return (
+        Verdict.WITHIN_NOISE if is_within else Verdict.DIFFERS,
+        f"a score that is not equal may lie between {low:.4g} and {high:.4g}: there,"
+        f" {num_seeds} seeds and the noise of the sweep's other scores say, 95 % of new"
+        " scores are",
     )
-    centre = mean(seeds)
-    allowed = factor * stdev(seeds)
-    rule = (
-        f"scores agree within {allowed:.3g} of {centre:.4g}: there, {len(seeds)} seeds"
-        " say, 95 % of new scores are"
+
+
+def _scores_of_sweep(record: Record, store: ResultsStore) -> pd.DataFrame:
+    """Return the scores of the sweep of ``record`` as a score table.
+
+    Trials of one phase count that did not fail. Each configuration is a method.
+    """
+    same = ("sweep", "phase", "protocol")
+    rows = [
+        (other.task, _label(other), other.seed, _score(other))
+        for other in store.select({name: [getattr(record, name)] for name in same})
+        if not other.status.failed
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS["scores"]))
+    scored = table[table["score"].map(_is_finite)].astype({"score": "float64"})
+    return scored.drop_duplicates(["task", "method", "seed"])
+
+
+def _is_finite(score: float | None) -> bool:
+    return score is not None and math.isfinite(score)
+
+
+def _label(record: Record) -> str:
+    """Return a name of what the seeds of a trial share."""
+    return json.dumps(
+        [
+            record.method,
+            record.body,
+            record.hyperparameters,
+            record.data_fingerprint,
+            record.metric,
+            record.metric_version or 1,
+        ]
     )
-    return old == new or (new is not None and abs(new - centre) <= allowed), rule

@@ -111,8 +111,7 @@ function missingCell(board, row, task) {
 function statistics(board) {
   const shown = board.data.statistics.filter((each) => each.values);
   if (!board.scored.length) return null;
-  const baseline = Object.values(board.results.improvement)[0]?.baseline;
-  const titles = { improvement: baseline && `score relative to ${baseline}`, wins: "wins (ties shared)" };
+  const titles = { wins: "wins (ties shared)" };
   const title = (each) => titles[each.name] ?? (board.results[each.name] ? each.title : `${each.title}, over all tasks and methods`);
   const value = (each, method) => {
     const { value, low, high } = (board.results[each.name] ?? each.values)[method] ?? {};

@@ -15,7 +15,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.inline import InlineExecutor
 from orca_ray.sweep.run import reproduce as module
 from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.run.reproduce import find_record, make_trial, reproduce
+from orca_ray.sweep.run.reproduce import Verdict, find_record, make_trial, reproduce
 from tests.sweep.real import TEXT, make_tiny_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_home")]
@@ -85,16 +85,21 @@ def test_a_score_that_differs_in_the_last_bit_does_not_agree(
 
 
 @pytest.mark.parametrize(
-    ("shift", "agrees"), [(0.49, True), (0.50, False), (-0.50, False)]
+    ("score", "verdict"),
+    [
+        (0.3, Verdict.EQUAL),
+        (1.69, Verdict.WITHIN_NOISE),
+        (1.71, Verdict.DIFFERS),
+    ],
 )
-def test_other_scores_agree_within_the_interval_of_new_seeds(
+def test_other_scores_are_within_the_interval_of_new_seeds(
     real: ResultsStore,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    shift: float,
-    agrees: bool,
+    score: float,
+    verdict: Verdict,
 ) -> None:
-    """The scores 0.2, 0.3 and 0.4 have a deviation of 0.1.
+    """The logarithms of 0.2, 0.3 and 0.4 have a deviation of 0.348.
 
     Student's quantile for 2 degrees of freedom is 4.303.
     """
@@ -104,16 +109,29 @@ def test_other_scores_agree_within_the_interval_of_new_seeds(
         for seed, score in enumerate((0.2, 0.3, 0.4))
     )
     older = replace(record, trial_key="9", seed=9, test_score=0.9, metric_version=9)
-    again = replace(record, test_score=0.3 + shift)
+    again = replace(record, test_score=score)
     monkeypatch.setattr(module, "make_trial", lambda record: None)
     monkeypatch.setattr(module, "run_again", lambda record, trial, model: again)
     compared = reproduce(second, make_store(tmp_path, first, second, third, older))
-    assert compared.agrees is agrees
-    assert compared.rule == (
-        "scores agree within 0.497 of 0.3: there, 3 seeds say, 95 % of new scores are"
-    )
-    without_other_seeds = make_store(tmp_path / "alone", second)
-    assert not reproduce(second, without_other_seeds).agrees
+    assert compared.verdict is verdict
+    if verdict is not Verdict.EQUAL:
+        assert "between 0.05318 and 1.692: there, 3 seeds and the" in compared.rule
+        without_other_seeds = make_store(tmp_path / "alone", second)
+        assert reproduce(second, without_other_seeds).verdict is Verdict.UNKNOWN
+
+
+def test_only_the_same_processor_must_give_equal_bits(
+    real: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = select_record(real, "nft")
+    assert record.test_score is not None
+    again = replace(record, test_score=record.test_score * 1.0001)
+    monkeypatch.setattr(module, "run_again", lambda record, trial, model: again)
+    assert reproduce(record, real).verdict is Verdict.DIFFERS
+    again = replace(again, processor="another")
+    compared = reproduce(record, real)
+    assert compared.verdict is Verdict.WITHIN_NOISE
+    assert compared.agrees
 
 
 def test_a_trial_that_was_stopped_early_is_run_as_far(real: ResultsStore) -> None:
