@@ -406,7 +406,7 @@ def test_a_record_has_its_pictures_and_a_damaged_one_leaves_it_whole(
 
 def test_a_page_of_published_scores_counts_and_searches_them(open_page: Open) -> None:
     page = open_page("/table?search=mona", published())
-    assert "published scores of 8 tasks, 12 methods" in page.inner_text("header")
+    assert "published scores of 10 tasks, 13 methods" in page.inner_text("header")
     assert methods(page) == ["MoNA secondary"]
 
 
