@@ -90,7 +90,7 @@ def options(
 
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Fetch, prepare, list, show and generate the data of tasks.",
+    help="Fetch, add, prepare, list, show and generate the data of tasks.",
 )
 for function in (
     adapt.adapt,
@@ -119,6 +119,7 @@ for function in (
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (
     data.fetch,
+    data.add,
     data.prepare,
     show.list_,
     show.show,

@@ -1,6 +1,7 @@
-"""``orca-sweep data fetch`` and ``prepare``: the data of tasks before a sweep."""
+"""``orca-sweep data fetch``, ``add`` and ``prepare``: data of tasks before a sweep."""
 
 import logging
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from typer import Argument, Option
 
 from orca_ray.cli.catalogue import fetch_bodies
 from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory_option
-from orca_ray.cli.output import DataProgress, duration, emit_json, note, say
+from orca_ray.cli.output import DataProgress, duration, emit_json, note, say, size
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.options import Protocol
 from orca_ray.paths import check_directory
 
 if TYPE_CHECKING:
     from orca_ray.data.rows import ModalityName
+    from orca_ray.tasks.add_files import Added
     from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,87 @@ def fetch(
         _run_for_all(tasks, fetch_task)
     if bodies:
         _fetch_bodies(tasks, quiet=quiet)
+
+
+def add(
+    path: Annotated[
+        Path,
+        Argument(
+            metavar="PATH",
+            help=(
+                "Folder of a benchmark (with 61/data.arff, …) or of a task, folder of"
+                " such folders, or one file. Files may be compressed (.xz, .gz, .bz2)."
+            ),
+        ),
+    ],
+    link: Annotated[
+        bool, Option("--link", help="Make symbolic links instead of copies.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Only check the files, and write nothing.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Check raw files that you have, and copy them to where tasks read them.
+
+    Files have the names that they have after a download. They must be the published
+    ones, where their hash or number of samples is known. Once a task's files are added,
+    sweeps need no network for its data. The same command continues after an
+    interruption.
+    """
+    from orca_ray.tasks import add_files
+
+    found = {item.task.name: item for item in add_files.find(path)}
+    searched = Path(os.path.abspath(path))
+    names = {
+        item.task.name
+        for item in found.values()
+        if item.folder.is_relative_to(searched)
+    }
+    with DataProgress(quiet=quiet) as progress:
+
+        def add_task(task: "Task") -> None:
+            added = add_files.add(
+                found[task.name], link=link, dry_run=dry_run, say=progress
+            )
+            if names:
+                names.add(added.task.name)
+            if not quiet:
+                say(_describe_added(added, dry_run))
+
+        try:
+            _run_for_all([item.task for item in found.values()], add_task)
+        finally:
+            if not quiet:
+                _say_missing(names)
+
+
+def _describe_added(added: "Added", dry_run: bool) -> str:
+    """Return the line about a task whose files were added or would be."""
+    name = added.task.name
+    if not added.num_files:
+        return f"{name}: already there"
+    verb = "would be added" if dry_run else "added"
+    files = "1 file" if added.num_files == 1 else f"{added.num_files} files"
+    text = f"{name}: {verb}, {files}, {size(added.num_bytes)}"
+    if not added.num_samples:
+        return f"{text}, published hash"
+    counts = ", ".join(f"{count} {split}" for split, count in added.num_samples.items())
+    return f"{text}, {counts}"
+
+
+def _say_missing(names: set[str]) -> None:
+    """Print the names of tasks without files, for each benchmark of ``names``."""
+    from orca_ray.tasks.registry import get_benchmark
+
+    for benchmark in sorted({name.partition("/")[0] for name in names}):
+        lacking = [
+            task.short_name
+            for task in get_benchmark(benchmark)
+            if task.files and task.name not in names
+        ]
+        if lacking:
+            say(f"{benchmark}: no files of {', '.join(lacking)}")
 
 
 def _fetch_bodies(tasks: "list[Task]", *, quiet: bool) -> None:

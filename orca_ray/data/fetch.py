@@ -80,10 +80,40 @@ def _check_urls(absent: Sequence[RawFile], directory: Path) -> None:
     )
 
 
+def difference(file: RawFile, content: Pin, pins: Pins) -> str:
+    """Return a text on how hash and size of a file differ from the expected ones.
+
+    The expected ones were published, or recorded in the lock file. Returns "" if there
+    is no difference.
+    """
+    size = f"({content.num_bytes} bytes)"
+    for name, expected, actual in (
+        ("sha256", file.sha256, content.sha256),
+        ("md5", file.md5, content.md5),
+    ):
+        if expected and expected.lower() != actual:
+            return (
+                f"{name} is {actual} {size}, expected is {expected.lower()}, the"
+                " published one"
+            )
+    # A published SHA-256 has priority over the recorded hash: it may have been
+    # corrected since.
+    if file.sha256:
+        return ""
+    pin = pins.read().get(file.path)
+    if pin is None or pin[:2] == content[:2]:
+        return ""
+    return (
+        f"sha256 is {content.sha256} {size}, expected is {pin.sha256}"
+        f" ({pin.num_bytes} bytes), as it was first seen and pinned in {PINS}; if"
+        f" the new one is right, remove the entry {file.path!r} from there"
+    )
+
+
 def _needed_bytes(file: RawFile, directory: Path) -> int:
     """Return about how many more bytes an absent file will take on the disk."""
     target = directory / file.path
-    held = [path for path in (target, _part(target)) if path.is_file()]
+    held = [path for path in (target, part_of(target)) if path.is_file()]
     held_bytes = sum(path.stat().st_size for path in held)
     return max(0, file.disk_bytes - held_bytes)
 
@@ -204,15 +234,15 @@ class _RawDirectory:
         if path.stat().st_size >= _REPORTED_BYTES:
             self._report(f"checking the hash of {file.path}")
         content = hash_file(path, with_md5=bool(file.md5))
-        difference = self._mismatch(file, content)
-        if not difference:
+        problem = difference(file, content, self._pins)
+        if not problem:
             return content
         unpacked = ""
         if file.unpacked:
             place = self._directory / file.unpacked
             unpacked = f" and what was unpacked from it ({place})"
         raise UserError(
-            f"{path} is not the file that is expected: {difference}. Remove it"
+            f"{path} is not the file that is expected: {problem}. Remove it"
             f"{unpacked} and fetch it again."
         )
 
@@ -227,35 +257,6 @@ class _RawDirectory:
             if content.url:
                 raise
             logger.warning("%s cannot be pinned: %s", file.path, error)
-
-    def _mismatch(self, file: RawFile, content: Pin) -> str:
-        """Return a text on how hash and size differ from the expected ones.
-
-        The expected ones were published, or recorded in the lock file. Returns "" if
-        there is no difference.
-        """
-        size = f"({content.num_bytes} bytes)"
-        for name, expected, actual in (
-            ("sha256", file.sha256, content.sha256),
-            ("md5", file.md5, content.md5),
-        ):
-            if expected and expected.lower() != actual:
-                return (
-                    f"{name} is {actual} {size}, expected is {expected.lower()}, the"
-                    " published one"
-                )
-        # A published SHA-256 has priority over the recorded hash: it may have been
-        # corrected since.
-        if file.sha256:
-            return ""
-        pin = self._pins.read().get(file.path)
-        if pin is None or pin[:2] == content[:2]:
-            return ""
-        return (
-            f"sha256 is {content.sha256} {size}, expected is {pin.sha256}"
-            f" ({pin.num_bytes} bytes), as it was first seen and pinned in {PINS}; if"
-            f" the new one is right, remove the entry {file.path!r} from there"
-        )
 
     def _download(self, file: RawFile, target: Path) -> Pin:
         """Download a file from the first of its URLs that works; return its hash.
@@ -281,7 +282,7 @@ class _RawDirectory:
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
         self._report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
-        part = _part(target)
+        part = part_of(target)
         hash_known = bool(file.md5) or self.is_known(file)
         with cache.disk_errors(target.parent):
             while True:
@@ -295,12 +296,12 @@ class _RawDirectory:
                     report=self._byte_progress(file.path),
                 )
                 content = hash_file(part, with_md5=bool(file.md5))
-                difference = self._mismatch(file, content)
-                if not difference:
+                problem = difference(file, content, self._pins)
+                if not problem:
                     break
                 discard(part)
                 if not is_continued:
-                    raise Failed(difference)
+                    raise Failed(problem)
                 # The bytes that were there before may be wrong: once more from the
                 # start.
             cache.replace_file(part, target)
@@ -327,7 +328,8 @@ class _RawDirectory:
                 archives.unpack(archive, into, report, str(required))
 
 
-def _part(target: Path) -> Path:
+def part_of(target: Path) -> Path:
+    """Return the path of the incomplete file ``target``."""
     return target.with_name(f"{target.name}.part")
 
 

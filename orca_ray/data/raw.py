@@ -285,6 +285,10 @@ class Workspace:
 
     A build with another identity is not continued.
     """
+    whole: bool = False
+    """Whether `check_count` refuses files that do not have the published number of
+    samples.
+    """
     _done: dict[str, int] = field(default_factory=dict)
     """Number of finished items of each stage."""
 
@@ -317,6 +321,22 @@ class Workspace:
             return None
         cache.check_special(file, directories=True)
         return file
+
+    def check_count(self, path: Path, found: int, published: int) -> None:
+        """Compare the number of samples in a file with that of the published file.
+
+        Scores on a part of the file are not comparable. A warning is logged if there
+        are fewer samples; if the files must be `whole`, any difference is a UserError.
+        """
+        if self.whole and found != published:
+            raise UserError(
+                f"{path}: expected {published} samples, as in the published file, found"
+                f" {found}"
+            )
+        if found < published:
+            logger.warning(
+                "%s holds %d samples; the published file has %d", path, found, published
+            )
 
     def array(
         self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32

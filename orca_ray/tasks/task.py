@@ -310,23 +310,10 @@ class Task:
             held = bool(self.files)
         splits = self._splits(protocol)
 
-        def build(workspace: Workspace) -> Arrays:
-            check_missing(self.name, self.files, directory)
-            try:
-                # `_check` refuses values that are not finite.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    arrays = self.build(workspace)
-                self._check(arrays)
-            except UserError as error:
-                if self.name in str(error):
-                    raise
-                raise UserError(f"{self.name}: {error}") from error
-            return arrays
-
         return prepared.prepare(
             self.name,
             out or self.prepared_directory(protocol),
-            build,
+            self._checked_arrays,
             raw=directory,
             protocol=splits,
             expected=self.expected(protocol),
@@ -334,6 +321,33 @@ class Task:
             held=held,
             documents=documents,
         )
+
+    def check_raw(self, raw: Path, scratch: Path) -> dict[str, int]:
+        """Build the arrays from raw files in the empty directory ``scratch``.
+
+        Return the number of samples of each split. Raises UserError as `prepare` does,
+        and if a file does not have the published number of samples, where the task
+        knows it.
+        """
+        arrays = self._checked_arrays(Workspace(self.name, raw, scratch, whole=True))
+        return {split: len(arrays[f"{split}_y"]) for split in prepared.SPLITS}
+
+    def _checked_arrays(self, workspace: Workspace) -> Arrays:
+        """Return the arrays that `build` makes of the raw files.
+
+        Raises UserError, with the task's name, as described for `prepare`.
+        """
+        check_missing(self.name, self.files, workspace.raw)
+        try:
+            # `_check` refuses values that are not finite.
+            with np.errstate(over="ignore", invalid="ignore"):
+                arrays = self.build(workspace)
+            self._check(arrays)
+        except UserError as error:
+            if self.name in str(error):
+                raise
+            raise UserError(f"{self.name}: {error}") from error
+        return arrays
 
     def under(self, protocol: str) -> Self:
         """Return the task with the metric of ``protocol``.

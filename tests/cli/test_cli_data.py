@@ -391,3 +391,32 @@ def test_a_large_array_is_measured_on_some_of_its_samples(
     assert x["of_samples"] == 2
     assert x["min"] == 0
     assert x["max"] == 7
+
+
+def test_add_copies_what_is_right_and_names_what_is_wrong_or_missing(
+    command: Command, server: Server, mine: Path, own_cache: Path
+) -> None:
+    ending = command.succeed("data", "add", "mine", "--dry-run")
+    sizes = "200 B, 4 train, 2 validation, 3 test"
+    names = ("other/first", "toy/both", "toy/first")
+    assert ending.out.splitlines() == [
+        *(f"{name}: would be added, 1 file, {sizes}" for name in names),
+        "toy: no files of manual",
+    ]
+    assert not list(own_cache.rglob("*.npy"))
+    added = command.succeed("data", "add", "mine").out
+    assert f"other/first: added, 1 file, {sizes}" in added
+    assert (own_cache / "raw/toy/x.npy").read_bytes() == _make_table()
+    assert command.succeed("data", "prepare", "toy/first", "-q").out == ""
+    again = command.succeed("data", "add", "mine/x.npy").out.splitlines()
+    assert again == [f"{name}: already there" for name in names]
+    assert command.succeed("data", "add", "mine", "-q").out == ""
+
+    Path("mine/x.npy").rename("mine/y.npy")
+    Path("mine/own").mkdir()
+    Path("mine/own/list.txt").write_text("a list")
+    Path("mine/x.npy").write_bytes(b"something else")
+    error = command.fail("data", "add", "mine", "--quiet")
+    assert error.startswith("error: 4 of 4 tasks failed:\n")
+    assert error.count(f"{Path('mine/x.npy').absolute()} is not the file") == 3
+    assert server.log == []

@@ -3,7 +3,6 @@
 They check raw files, split samples, and read lists of files.
 """
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,8 +18,6 @@ from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import fill_array, hold_out
 from orca_ray.tasks.task import SPLIT_SEED
-
-logger = logging.getLogger(__name__)
 
 
 def get_entries(path: Path, content: Any, *keys: str) -> list[Any]:
@@ -93,13 +90,13 @@ def published_splits(
     Each of ``given`` and ``test`` is (inputs [N, ...], labels [N]). Validation gets as
     many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file
     to prepared inputs. A warning is logged if the file ``path`` has fewer training
-    samples than published.
+    samples than published (`Workspace.check_count`).
     """
     declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[
         workspace.task.split("/")[1]
     ]
     num_published = sum(declared["num_samples"][:2])  # train and validation
-    log_fewer(path, len(given[1]), num_published)
+    workspace.check_count(path, len(given[1]), num_published)
     kept, held_out = (
         np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED)
     )
@@ -119,17 +116,6 @@ def published_splits(
         )
         arrays[f"{split}_y"] = labels[indices]
     return arrays
-
-
-def log_fewer(path: Path, found: int, published: int) -> None:
-    """Log a warning if a file holds fewer samples than the published file.
-
-    Scores are then not comparable.
-    """
-    if found < published:
-        logger.warning(
-            "%s holds %d samples; the published file has %d", path, found, published
-        )
 
 
 def locate_files(raw: Path, listing: Path, names: Sequence[str]) -> list[str]:

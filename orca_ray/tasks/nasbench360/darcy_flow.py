@@ -18,7 +18,6 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import name_arrays, pointwise_statistics
-from orca_ray.tasks.nasbench360._shared import log_fewer
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 TRAIN_FILE = "piececonst_r421_N1024_smooth1.mat"
@@ -80,7 +79,7 @@ def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
         raise UserError(
             f"{path}: coeff holds {len(coefficients)} samples and sol {len(solutions)}"
         )
-    log_fewer(path, len(coefficients), most)
+    workspace.check_count(path, len(coefficients), most)
     return coefficients, solutions
 
 

@@ -8,7 +8,7 @@ from orca_ray.data.npy import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import Pair, fill_array, name_arrays
-from orca_ray.tasks.nasbench360._shared import check_numbers, log_fewer
+from orca_ray.tasks.nasbench360._shared import check_numbers
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 FILE = "deepsea_filtered.npz"
@@ -34,7 +34,7 @@ def _build(workspace: Workspace) -> Arrays:
         _split(workspace, path, content, split, name)
         for split, name in _MEMBERS.items()
     ]
-    log_fewer(path, len(parts[0][1]), NUM_SAMPLES[0])
+    workspace.check_count(path, len(parts[0][1]), NUM_SAMPLES[0])
     return name_arrays(parts)
 
 

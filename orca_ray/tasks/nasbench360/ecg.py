@@ -18,7 +18,7 @@ from orca_ray.data.prepared import PAPER, SplitName
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.nasbench360._shared import check_numbers, get_entries, log_fewer
+from orca_ray.tasks.nasbench360._shared import check_numbers, get_entries
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 FILE = "challenge2017.pkl"
@@ -43,7 +43,7 @@ def _build(workspace: Workspace) -> Arrays:
     """Return the arrays of the task: windows of records, and classes of the records."""
     path = workspace.file(FILE)
     records, labels = _records(path)
-    log_fewer(path, len(records), NUM_RECORDS)
+    workspace.check_count(path, len(records), NUM_RECORDS)
     arrays: dict[str, Array] = {}
     for split, numbers in _splits(len(records), workspace.protocol).items():
         starts = _first_windows([len(records[i]) for i in numbers], labels[numbers])

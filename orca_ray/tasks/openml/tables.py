@@ -51,6 +51,9 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     """
     name = workspace.task
     table, target = read_table(workspace, dataset_id)
+    if "rows" in TABLES[dataset_id]:
+        path = workspace.raw / raw_files(dataset_id)[1].path
+        workspace.check_count(path, len(table), TABLES[dataset_id]["rows"])
     labels, names = classes(name, target)
     kept = frequent(name, labels, names)
     labels = np.unique(labels[kept], return_inverse=True)[1]
