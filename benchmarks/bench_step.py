@@ -106,11 +106,12 @@ class PlainModel(nn.Module):
         from transformers import BertModel
 
         self.embedder = model.embedder
-        self.encoder = BertModel.from_pretrained(body, add_pooling_layer=False).encoder
+        body_model = BertModel.from_pretrained(body, add_pooling_layer=False)
+        self.encoder: Any = body_model.encoder
         for dropout in self.encoder.modules():
             if isinstance(dropout, nn.Dropout):
                 dropout.p = 0.0
-        self.head = model.head.output
+        self.head: Any = model.head.output
         self._autocast = precision == "bfloat16"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ def plain_epochs(
         generator = make_generator(SEED, "order", epochs_done)
         order = torch.randperm(len(y), generator=generator)
         losses = []
-        for indices in order.split(case.samples):
+        for indices in torch.split(order, case.samples):
             loss = loss_function(model(x[indices]), y[indices])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
