@@ -27,6 +27,7 @@ from benchmarks.searches import (
     BEST_BASELINE,
     BEST_TRANSFORMER,
     TYPICAL_BASELINE,
+    label,
 )
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import (
@@ -205,7 +206,7 @@ QUESTIONS = (
         "Does fine-tuning beat a typical baseline?", (REFERENCE, TYPICAL_BASELINE)
     ),
     Question(
-        "Does the best transformer beat the best baseline, of as many?",
+        "Does the best of some transformers beat the best of as many baselines?",
         (BEST_TRANSFORMER, BEST_BASELINE),
     ),
     Question(
@@ -221,7 +222,7 @@ QUESTIONS = (
         between_kinds,
     ),
     Question(
-        "Does the transformer do better on some kinds of data?",
+        "Does fine-tuning do better on some kinds of data?",
         (REFERENCE, TYPICAL_BASELINE),
         between_kinds,
     ),
@@ -301,7 +302,7 @@ class Answer:
             return (
                 f"**{self.question.text} Unknown**: {num_tasks} tasks do not suffice."
             )
-        method, reference = self.question.sides
+        method, reference = map(label, self.question.sides)
         numbers = ratio_text(self.estimate)
         if self.question.fit is between_kinds:
             numbers = self._extreme_kinds()
@@ -309,8 +310,8 @@ class Answer:
             numbers += f" times as large {self.question.unit},"
         tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
         return (
-            f"**{self.question.text} {self.verdict}**: the ratio of `{method}` to"
-            f" `{reference}` is {numbers} over {tasks}, adjusted p ="
+            f"**{self.question.text} {self.verdict}**: the ratio of {method} to"
+            f" {reference} is {numbers} over {tasks}, adjusted p ="
             f" {self.adjusted_p:.2g}; {self.overturned}."
         )
 

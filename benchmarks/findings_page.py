@@ -41,6 +41,7 @@ from benchmarks.searches import (
     BEST_TRANSFORMER,
     TRANSFORMERS,
     TYPICAL_BASELINE,
+    label,
 )
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
@@ -284,7 +285,12 @@ def text(found: Found) -> str:
             1,
         ),
         _markdown(
-            ["candidates of each", "tasks", f"{BEST_TRANSFORMER} to {BEST_BASELINE}"],
+            [
+                "candidates of each",
+                "tasks",
+                f"{BEST_TRANSFORMER} to {BEST_BASELINE}",
+                "if methods were equal on average",
+            ],
             _by_size(found),
             0,
         ),
@@ -337,7 +343,31 @@ def _by_size(found: Found) -> Iterator[list[str]]:
         data = replace(study, searches=sides).data(BEST_TRANSFORMER, BEST_BASELINE)
         if len(data.logs):
             num_tasks = len(data.logs)
-            yield [str(size), str(num_tasks), ratio_text(over_tasks(data))]
+            if_equal = f"{_ratio_if_equal(found, size):.2f}"
+            yield [str(size), str(num_tasks), ratio_text(over_tasks(data)), if_equal]
+
+
+def _ratio_if_equal(found: Found, size: int) -> float:
+    """Return the ratio of searches of a size if methods were equal on average.
+
+    A method's mean log test score over the tasks of a kind of data is taken from its
+    test and validation scores there. What is left is how much methods differ from task
+    to task, how alike they are, and how well validation chooses.
+    """
+    study = found.study
+    logs_TM = study.logs.means_TM
+    validation_TM = np.log(np.maximum(found.validation_TM, study.logs.floors_T))
+    has_log_TM = np.isfinite(logs_TM)
+    filled_TM = np.where(has_log_TM, logs_TM, 0.0)
+    centres_TM = np.zeros(logs_TM.shape)
+    for kind in np.unique(study.properties.kinds):
+        is_kind = study.properties.kinds == kind
+        num_M = np.maximum(has_log_TM[is_kind].sum(axis=0), 1)
+        centres_TM[is_kind] = filled_TM[is_kind].sum(axis=0) / num_M
+    sides = searches.sides(validation_TM - centres_TM, study.table.methods, size)
+    weights_TM = sides[BEST_TRANSFORMER] - sides[BEST_BASELINE]
+    logs_T = (weights_TM * (filled_TM - centres_TM)).sum(axis=1)
+    return math.exp(np.nanmean(logs_T))
 
 
 def text_of_bodies(study: Study) -> str:
@@ -363,13 +393,7 @@ def _sentences(study: Study, questions: Sequence[Question]) -> str:
 
 
 def _sides(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"{_side(method)} to {_side(reference)}" for method, reference in pairs]
-
-
-def _side(name: str) -> str:
-    """Return the name of a side; that of a method is code."""
-    is_search = name in (BEST_TRANSFORMER, BEST_BASELINE, TYPICAL_BASELINE)
-    return name if is_search else f"`{name}`"
+    return [f"{label(method)} to {label(reference)}" for method, reference in pairs]
 
 
 def _counts(found: Found) -> Iterator[str]:

@@ -37,6 +37,12 @@ TYPICAL_BASELINE = "typical baseline"
 """Name of the geometric mean of all `BASELINES` that can adapt to a task."""
 
 
+def label(side: str) -> str:
+    """Return the name of a side for a page: that of a method is code."""
+    is_search = side in (BEST_TRANSFORMER, BEST_BASELINE, TYPICAL_BASELINE)
+    return side if is_search else f"`{side}`"
+
+
 def sides(
     validation_TM: Floats, methods: Sequence[str], size: int | None = None
 ) -> dict[str, Floats]:
