@@ -1,10 +1,13 @@
 """The cost model of sweeps: device hours, disk space, relative costs of trials."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from time import process_time
 
 import torch
+from torch import nn
 
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
@@ -19,10 +22,10 @@ from orca_ray.training.numerics import choose_precision
 from orca_ray.training.sample_cost import cpu_peak, product_rate
 
 ASSUMED_UTILISATION = 1 / 3
-"""Assumed speed of a transformer's training step relative to plain matrix products.
+"""Assumed speed of a training step relative to plain matrix products.
 
-Both speeds are operations per second. RoBERTa-base reached 0.21 in bfloat16 on a busy
-CPU core.
+Both speeds are operations per second. It holds for GPUs, and on a CPU for networks
+whose layers are not measured.
 """
 ASSUMED_DEVICE = "an A100 (none is here to be measured)"
 """Device of the estimates where no GPU can be measured."""
@@ -33,6 +36,8 @@ GPU_STEP_SECONDS = 0.02
 
 Launching the thousands of kernels of a step takes this long.
 """
+MAX_TIMED_TOKENS = 2048
+"""Maximum number of tokens in a step that is timed; of larger ones, a part is."""
 SWIN_SLOWNESS = 2.0
 """Time per operation of Swin relative to a plain transformer; Swin also copies windows.
 
@@ -56,6 +61,20 @@ Twice the multiply-adds in table 1 of arXiv:2103.14030.
 
 
 @dataclass(frozen=True)
+class BodyLayers:
+    """The equal layers of a plain transformer in a trial."""
+
+    count: int
+    width: int
+    tokens: int
+    """Number of tokens of a sample."""
+    samples: int
+    """Number of samples of an optimiser step."""
+    precision: str
+    """``float32`` or ``bfloat16``."""
+
+
+@dataclass(frozen=True)
 class Rate:
     """Training speed of a device, measured or assumed."""
 
@@ -64,6 +83,35 @@ class Rate:
     """Floating-point operations per second when a plain transformer is trained."""
     step_seconds: float = 0.0
     """Minimum seconds of an optimiser step."""
+
+    def forward_seconds(self, operations: float, layers: BodyLayers | None) -> float:
+        """Return the seconds of a forward pass on one sample.
+
+        It takes ``operations``. ``layers`` are those of the body, None for a network
+        that is no plain transformer.
+        """
+        del layers
+        return operations / self.flops
+
+
+@dataclass(frozen=True)
+class CoreRate(Rate):
+    """Training speed of one core of this machine's CPU.
+
+    A training step of one layer of a body is timed, since its speed relative to matrix
+    products differs: 0.2 to 0.7 for bodies of width 384 and 768, by precision, numbers
+    of tokens and samples.
+    """
+
+    def forward_seconds(self, operations: float, layers: BodyLayers | None) -> float:
+        """Return the seconds of a forward pass: a third of a training step."""
+        if layers is None:
+            return super().forward_seconds(operations, None)
+        samples = min(layers.samples, max(1, MAX_TIMED_TOKENS // layers.tokens))
+        step_seconds = layer_seconds(
+            layers.width, samples, layers.tokens, layers.precision
+        )
+        return layers.count * step_seconds / samples / 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +128,7 @@ class TaskCost:
     None if the size of a body or the number of samples is unknown.
     """
     cpu_hours: float | None
-    """Hours on this machine's CPU cores.
+    """Hours on one core of this machine's CPU.
 
     None if a node has a GPU, or if ``gpu_hours`` is None.
     """
@@ -128,6 +176,49 @@ def cpu_rate() -> Rate:
     threads = torch.get_num_threads()
     peak = cpu_peak(threads, precision.name == "bfloat16")
     return Rate(f"this machine, {threads} threads", ASSUMED_UTILISATION * peak)
+
+
+def core_rate() -> CoreRate:
+    """Measure the training speed of one of this machine's CPU cores."""
+    peak = cpu_peak(threads=1, bfloat16=False)
+    return CoreRate("one core of this machine", ASSUMED_UTILISATION * peak)
+
+
+@cache
+def layer_seconds(width: int, samples: int, tokens: int, precision: str) -> float:
+    """Return the CPU seconds of a training step of one transformer layer.
+
+    The layer of ``width`` features has heads of 64 features. A step has one batch of
+    ``samples`` of ``tokens`` tokens. The time is that of the process, on one thread, so
+    that other processes do not count.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(_step_times(width, samples, tokens, precision))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _step_times(
+    width: int, samples: int, tokens: int, precision: str
+) -> Iterator[float]:
+    """Yield the CPU seconds of some training steps of one layer."""
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.TransformerEncoderLayer(
+            width, max(1, width // 64), 4 * width, dropout=0.0, batch_first=True
+        )
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    features = torch.ones(samples, tokens, width, requires_grad=True)
+    is_cast = precision == "bfloat16"
+    for _ in range(3):  # the first is the slowest
+        start = process_time()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_cast):
+            loss = layer(features).float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield process_time() - start
 
 
 def task_costs(
@@ -277,7 +368,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     operations = _operations(task, plan)
     if operations is None or task.num_samples is None:
         return None
-    forward_seconds = operations / rate.flops
+    forward_seconds = rate.forward_seconds(operations, _layers(task, plan))
     protocol = plan.spec.protocol
     train = num_training_samples(task, protocol, float(plan.first["data.fraction"]))
     assert train is not None
@@ -312,6 +403,28 @@ def _operations(task: Task, plan: SearchPlan) -> float | None:
     if operations is not None and _swin_forward(plan.body) is not None:
         return SWIN_SLOWNESS * operations
     return operations
+
+
+def _layers(task: Task, plan: SearchPlan) -> BodyLayers | None:
+    """Return the layers of a plan's body; None if its network is no transformer."""
+    info = plan.body_info
+    has_own_network = plan.recipe.operations is not None
+    if has_own_network or info is None or _swin_forward(plan.body) is not None:
+        return None
+    _, layers = parse_body_name(plan.body)
+    precision = choose_precision(
+        str(plan.first.get("refine.precision", "float32")),
+        torch.device("cpu"),
+        info.width,
+    )
+    name = "float32" if plan.spec.deterministic else precision.name
+    return BodyLayers(
+        count=layers or info.layers,
+        width=info.width,
+        tokens=math.ceil(tokens(task, plan)),
+        samples=int(plan.first.get("refine.batch_size", 1)),
+        precision=name,
+    )
 
 
 def align_flops(task: Task, plan: SearchPlan, train: int) -> float:

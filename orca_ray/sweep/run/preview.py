@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orca_ray.errors import UserError
 from orca_ray.process import NodeResources, this_node
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.cost import TaskCost, cpu_rate, gpu_rate, task_costs
+from orca_ray.sweep.plan.cost import TaskCost, core_rate, gpu_rate, task_costs
 from orca_ray.sweep.plan.requirements import (
     Absent,
     absent,
@@ -122,7 +122,7 @@ def build_plan(
         )
         rows.append(row)
     gpu = gpu_rate()
-    cpu = None if has_gpu else cpu_rate()
+    cpu = None if has_gpu else core_rate()
     return Plan(
         sweep=spec.sweep_id,
         protocol=spec.protocol,

@@ -19,9 +19,11 @@ from orca_ray.sweep.plan import cost as costs
 from orca_ray.sweep.plan.cost import (
     GPU_STEP_SECONDS,
     SWIN_SLOWNESS,
+    CoreRate,
     Rate,
     TaskCost,
     forward_flops,
+    layer_seconds,
     task_costs,
 )
 from orca_ray.sweep.plan.loading import load_spec, parse_spec
@@ -336,6 +338,37 @@ def test_hours_are_operations_by_the_rate() -> None:
     assert cost.cpu_hours == pytest.approx(100 * hours)
     assert cost.trials == 3
     assert cost.epochs == 45
+
+
+def test_hours_on_a_core_are_those_of_a_timed_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed = []
+
+    def layer_seconds(*arguments: object) -> float:
+        timed.append(arguments)
+        return 0.6
+
+    monkeypatch.setattr(costs, "layer_seconds", layer_seconds)
+    core = CoreRate("a core", 1e10)
+    [cost] = task_costs(plan_task("nasbench360/ecg"), RATE, core)
+    [(width, samples, tokens, precision)] = timed
+    assert (width, tokens) == (768, 50)
+    assert samples == 4  # the published batch
+    assert precision in {"float32", "bfloat16"}
+    train, validation, test = ECG
+    # Three seeds of 15 epochs: three passes train, and validation is one.
+    num_passes = 3 * 15 * (3 * train + validation) + 3 * test
+    forward_seconds = 12 * 0.6 / samples / 3
+    assert cost.cpu_hours == pytest.approx(num_passes * forward_seconds / 3600)
+    # A network of its own has no layers of a body.
+    task_costs(plan_task("nasbench360/ecg", "cnn"), RATE, core)
+    assert len(timed) == 1
+
+
+def test_a_layer_takes_longer_for_more_features_tokens_and_samples() -> None:
+    small = layer_seconds(64, 4, 8, "float32")
+    assert 0 < small < layer_seconds(256, 16, 64, "float32")
 
 
 def test_the_paper_protocol_trains_on_validation_and_selects_on_test() -> None:
