@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from benchmarks.findings import REFERENCE, Question, Study
+from benchmarks.findings import Question, Sides, Study
+from benchmarks.searches import REFERENCE
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.statistics import ScoreTable
 
@@ -29,11 +30,15 @@ network with random weights.
 """
 QUESTIONS = (
     *(
-        Question(f"Does pretraining on {source} help?", (source, f"random {source}"))
+        Question(
+            f"Does pretraining on {source} help?", Sides(source, f"random {source}")
+        )
         for source in SOURCES.values()
     ),
     *(
-        Question(f"Is the body of {first} better than that of {other}?", (first, other))
+        Question(
+            f"Is the body of {first} better than that of {other}?", Sides(first, other)
+        )
         for first, other in combinations(SOURCES.values(), 2)
     ),
 )

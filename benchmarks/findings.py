@@ -1,7 +1,7 @@
-"""The planned questions of a study of many tasks, and their answers.
+"""Questions about a study of many tasks, and their answers.
 
-Seven questions are about all tasks, four about properties of tasks. They are one
-family: p-values are adjusted by Holm for all of them. `benchmarks.findings_page` writes
+The questions of a study are one family: p-values are adjusted by Holm for all of them.
+`benchmarks.planned` has the questions of each study. `benchmarks.findings_page` writes
 the page of the answers; `benchmarks.findings_calibration` simulates studies and counts
 false answers.
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,7 @@ from benchmarks.regression import (
     stratified_mean,
     unequal_means,
 )
-from benchmarks.searches import (
-    BASELINES,
-    BEST_BASELINE,
-    BEST_TRANSFORMER,
-    TYPICAL_BASELINE,
-    label,
-)
+from benchmarks.searches import label
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import (
     Comparison,
@@ -42,10 +37,36 @@ from orca_ray.leaderboard.statistics.verdict import MAX_MORE, detectable_mean
 
 Mask = NDArray[np.bool_]
 
-REFERENCE = "nft"
-"""Name of the method that most methods are compared with: plain fine-tuning."""
 MARGIN = 0.05
 """Largest share of the error by which two methods may differ and count as equal."""
+
+
+def joined_name(method: str, part: str) -> str:
+    """Return the name of a method in a part of a study, such as ``nft (150 steps)``.
+
+    A part is another sweep, or another protocol, of the same methods and tasks.
+    """
+    return f"{method} ({part})"
+
+
+class Sides(NamedTuple):
+    """What is compared: the scores of two sides, or two ratios of them."""
+
+    side: str
+    """Name of a method or a search."""
+    reference: str
+    """Name of the method or search that ``side`` is divided by."""
+    earlier: str = ""
+    """Part of the study whose ratio of the same sides this ratio is divided by.
+
+    See `joined_name`. The comparison is that of a ratio with 1 if this is empty.
+    """
+
+    @property
+    def title(self) -> str:
+        """The comparison in words, for a column of a table."""
+        ratio = f"{label(self.side)} to {label(self.reference)}"
+        return f"{ratio}, divided by that of {self.earlier}" if self.earlier else ratio
 
 
 @dataclass(frozen=True)
@@ -106,9 +127,24 @@ class Study:
         has_score_T = (self.table.num_seeds_TM * is_side_M).sum(axis=1) > 0
         return np.where(has_score_T[:, None], is_side_M, np.nan)
 
-    def ratios(self, side: str, reference: str) -> LogRatios:
-        """Return the log ratios of two sides on the tasks where both have scores."""
+    def difference_TM(self, side: str, reference: str, earlier: str = "") -> Floats:
+        """Return the weights of methods in the log ratio of two sides.
+
+        With ``earlier``, the log ratio of this part of the study is subtracted; see
+        `Sides`. Weights are NaN on a task where a side has no score.
+        """
         weights_TM = self.weights_TM(side) - self.weights_TM(reference)
+        if earlier:
+            sides = (joined_name(name, earlier) for name in (side, reference))
+            weights_TM = weights_TM - self.difference_TM(*sides)
+        return weights_TM
+
+    def ratios(self, side: str, reference: str, earlier: str = "") -> LogRatios:
+        """Return the log ratios of two sides on the tasks where both have scores.
+
+        With ``earlier``, they are the logarithms of ratios of ratios; see `Sides`.
+        """
+        weights_TM = self.difference_TM(side, reference, earlier)
         is_known_T = np.isfinite(weights_TM).all(axis=1)
         counts_TM = np.isfinite(weights_TM) & (weights_TM != 0)
         weights_TM = np.where(counts_TM, weights_TM, 0.0)
@@ -121,15 +157,17 @@ class Study:
         errors_T = np.sqrt(variances_T[is_known_T])
         return LogRatios(tasks, logs_T[is_known_T], errors_T, freedom_T[is_known_T])
 
-    def data(self, side: str, reference: str) -> Data:
-        """Return the log ratios of two sides on the tasks where both have scores."""
-        ratios = self.ratios(side, reference)
+    def data(self, side: str, reference: str, earlier: str = "") -> Data:
+        """Return the log ratios of `ratios` with the properties of their tasks."""
+        ratios = self.ratios(side, reference, earlier)
         has_ratio = np.isin(self.table.tasks, ratios.tasks)
         return replace(self.properties.part(has_ratio), logs=ratios.logs)
 
-    def compare(self, side: str, reference: str) -> Comparison | None:
+    def compare(
+        self, side: str, reference: str, earlier: str = ""
+    ) -> Comparison | None:
         """Return the board's comparison of two sides, if there is a ratio."""
-        ratios = self.ratios(side, reference)
+        ratios = self.ratios(side, reference, earlier)
         if not ratios.tasks:
             return None
         num_tasks = len(self.table.tasks)
@@ -189,63 +227,13 @@ class Question:
     """
 
     text: str
-    sides: tuple[str, str]
+    sides: Sides
     fit: Callable[[Data], Estimate] = over_tasks
     """Function that returns what is tested: a log ratio, a slope, or only a p-value."""
     unit: str = ""
-    """What a slope is per."""
+    """What a slope is per, or which two ratios a ratio of ratios compares."""
     grows: bool = False
-    """Whether the answer is Yes if the slope is positive."""
-
-
-QUESTIONS = (
-    Question("Does aligning help?", ("orca", REFERENCE)),
-    Question("Does guarded aligning help?", ("orca_guarded", REFERENCE)),
-    Question("Does pretraining help?", (REFERENCE, "scratch")),
-    Question(
-        "Does fine-tuning beat a typical baseline?", (REFERENCE, TYPICAL_BASELINE)
-    ),
-    Question(
-        "Does the best of some transformers beat the best of as many baselines?",
-        (BEST_TRANSFORMER, BEST_BASELINE),
-    ),
-    Question(
-        "Is it better to train the whole body than the head alone?",
-        (REFERENCE, "linear_probe"),
-    ),
-    Question(
-        "Is it better to train the whole body than its norms?", (REFERENCE, "fpt")
-    ),
-    Question(
-        "Does pretraining help more on some kinds of data?",
-        (REFERENCE, "scratch"),
-        between_kinds,
-    ),
-    Question(
-        "Does fine-tuning do better on some kinds of data?",
-        (REFERENCE, TYPICAL_BASELINE),
-        between_kinds,
-    ),
-    Question(
-        "Does pretraining help more with fewer samples?",
-        (REFERENCE, "scratch"),
-        by_samples,
-        "with ten times the training samples of the same kind",
-        grows=True,
-    ),
-    Question(
-        "Does aligning help more where data are farther from the body's own?",
-        ("orca", REFERENCE),
-        by_distance,
-        "at twice the distance from the same body",
-    ),
-)
-"""All questions that are asked of the scores of the benchmark's own sweep."""
-ON_BASELINES = tuple(
-    Question(f"Does fine-tuning beat `{name}`?", (REFERENCE, name))
-    for name in BASELINES
-)
-"""Questions about single baselines, a family of their own."""
+    """Whether the answer is Yes if the slope, or the log ratio, is positive."""
 
 
 @dataclass(frozen=True)
@@ -255,19 +243,24 @@ class Answer:
     question: Question
     data: Data
     estimate: Estimate
+    family: int
+    """Number of questions that p-values are adjusted for."""
     adjusted_p: float = math.nan
     outside_p: float = math.nan
     """p-value that the two sides differ by at least `MARGIN`, if all tasks are asked.
 
     It is adjusted by Holm for all questions about all tasks, a family of its own.
     """
-    family: int = len(QUESTIONS)
-    """Number of questions that p-values are adjusted for."""
 
     @property
     def clear(self) -> bool:
         """Whether the answer is Yes or No at the 5 % level over all questions."""
         return self.adjusted_p <= LEVEL
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there are too few tasks for a test."""
+        return math.isnan(self.estimate.p)
 
     @property
     def is_equal(self) -> bool:
@@ -285,7 +278,7 @@ class Answer:
     @property
     def verdict(self) -> str:
         """The answer in words."""
-        if math.isnan(self.estimate.p):
+        if self.is_unknown:
             return "Unknown"
         if self.is_equal:
             return f"No difference larger than {100 * MARGIN:.0f} %"
@@ -298,22 +291,27 @@ class Answer:
     def sentence(self) -> str:
         """The answer with its numbers, and what would overturn it."""
         num_tasks = len(self.data.logs)
-        if math.isnan(self.estimate.p):
+        if self.is_unknown:
             return (
                 f"**{self.question.text} Unknown**: {num_tasks} tasks do not suffice."
             )
-        method, reference = map(label, self.question.sides)
+        side, reference, _ = self.question.sides
+        tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
+        return (
+            f"**{self.question.text} {self.verdict}**: the ratio of {label(side)} to"
+            f" {label(reference)} is {self.numbers} over {tasks}, adjusted p ="
+            f" {self.adjusted_p:.2g}; {self.overturned}."
+        )
+
+    @property
+    def numbers(self) -> str:
+        """The ratio, the slope or the ratios of kinds in words."""
         numbers = ratio_text(self.estimate)
         if self.question.fit is between_kinds:
             numbers = self._extreme_kinds()
         if self.question.unit:
             numbers += f" times as large {self.question.unit},"
-        tasks = "1 task" if num_tasks == 1 else f"{num_tasks} tasks"
-        return (
-            f"**{self.question.text} {self.verdict}**: the ratio of {method} to"
-            f" {reference} is {numbers} over {tasks}, adjusted p ="
-            f" {self.adjusted_p:.2g}; {self.overturned}."
-        )
+        return numbers
 
     def _extreme_kinds(self) -> str:
         """Return the lowest and the highest mean ratio of kinds of data."""
@@ -396,7 +394,7 @@ class Answer:
         return _known_p(self.question.fit(self.data.part(without)).p)
 
 
-def answers(study: Study, questions: Sequence[Question] = QUESTIONS) -> list[Answer]:
+def answers(study: Study, questions: Sequence[Question]) -> list[Answer]:
     """Return the answers to a family of questions.
 
     A question that cannot be answered yet counts in the family as well. Differences and

@@ -1,9 +1,9 @@
 """How often answers about simulated studies are wrong.
 
-The table of docs/findings.md is what ``python -m benchmarks.findings_calibration``
-prints. No method is better than another on average; on a single task methods differ,
-and the seeds of a method do. Validation scores have noise of their own, and choose the
-best transformer and the best baseline.
+``python -m benchmarks.findings_calibration`` prints the table of docs/findings.md, and
+with ``--study trained`` that of docs/trained.md. No method is better than another on
+average; on a single task methods differ, and the seeds of a method do. Validation
+scores have noise of their own, and choose the best transformer and the best baseline.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 
 from benchmarks.findings import (
     MARGIN,
-    QUESTIONS,
-    REFERENCE,
     Data,
+    Sides,
     Study,
     answers,
     between_kinds,
     by_distance,
     by_samples,
+    joined_name,
     over_tasks,
 )
-from benchmarks.findings_page import COMPARED, on_new_task
+from benchmarks.findings_page import on_new_task
+from benchmarks.planned import SIX_EPOCHS, TRAINED, Plan
 from benchmarks.regression import Estimate, mean
 from benchmarks.searches import (
-    BASELINES,
     BEST_BASELINE,
     BEST_TRANSFORMER,
-    TRANSFORMERS,
+    REFERENCE,
     search_weights,
     sides,
 )
@@ -47,8 +47,6 @@ from orca_ray.leaderboard.statistics.table import Floats
 
 KINDS = {"fields": 6, "images": 6, "series": 12, "spectra, sequences": 5, "tables": 12}
 """Numbers of tasks of the study."""
-METHODS = tuple(sorted({*TRANSFORMERS, *BASELINES, "scratch"}))
-"""Names of the methods of the study."""
 UNABLE = {
     "fields": ("forest", "gradient_boosting", "minirocket", "hydra"),
     "images": ("minirocket", "hydra", "unet", "fno"),
@@ -57,9 +55,7 @@ UNABLE = {
     "tables": ("unet", "fno"),
 }
 """Baselines that cannot adapt to tasks of a kind."""
-NUM_SEEDS = 3
-"""Number of seeds of each method and task."""
-SEARCHES = (BEST_TRANSFORMER, BEST_BASELINE)
+SEARCHES = Sides(BEST_TRANSFORMER, BEST_BASELINE)
 """The compared searches.
 
 Their ratio is not 1 if one of the two families has more methods that are alike.
@@ -67,6 +63,30 @@ Their ratio is not 1 if one of the two families has more methods that are alike.
 
 BEST_OF_ALL = "best of all baselines"
 """Name of the search of all baselines, with which no single method is compared."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is simulated of a study."""
+
+    plan: Plan
+    num_seeds: int
+    """Number of seeds of each method and task."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of all methods that the questions are about, sorted."""
+        families = self.plan.families
+        names = {*families.methods, "scratch"}
+        for sides_of_question in self.plan.compared:
+            if sides_of_question.earlier:
+                pair = (sides_of_question.side, sides_of_question.reference)
+                names |= {joined_name(m, sides_of_question.earlier) for m in pair}
+        return tuple(sorted(names))
+
+
+DESIGNS = {"six epochs": Design(SIX_EPOCHS, 3), "trained": Design(TRAINED, 1)}
+"""Simulated studies by name."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ class Null:
     tails: int = 0
     """Degrees of freedom of Student's distribution of noise and effects; 0: normal."""
     likeness: float = 0.0
-    """Correlation of the true log scores of `TRANSFORMERS` on a task."""
+    """Correlation of the true log scores of transformers on a task."""
     tasks: int = 41
     """Number of tasks that have ended, drawn from all."""
 
@@ -91,24 +111,28 @@ class Null:
         return random.normal(size=shape)
 
     def study(
-        self, random: np.random.Generator, logs_M: Floats | float = 0.0
+        self,
+        random: np.random.Generator,
+        logs_M: Floats | float = 0.0,
+        design: Design = DESIGNS["six epochs"],
     ) -> tuple[Study, Study]:
         """Return a study, and one more task of it alone.
 
-        ``logs_M`` are the mean log scores of `METHODS`.
+        ``logs_M`` are the mean log scores of the methods of ``design``.
         """
+        methods = design.methods
         all_kinds = np.repeat(list(KINDS), list(KINDS.values()))
         kinds = random.permutation(all_kinds)
         kinds = np.append(kinds[: self.tasks], random.choice(kinds))
-        scores_TMS, validation_TM = self._scores(random, kinds, logs_M)
+        scores_TMS, validation_TM = self._scores(random, kinds, logs_M, design)
         properties = _properties(random, kinds)
-        weights = sides(validation_TM, METHODS)
-        weights[BEST_OF_ALL] = _best_of_all(validation_TM)
+        weights = sides(validation_TM, methods, design.plan.families)
+        weights[BEST_OF_ALL] = _best_of_all(validation_TM, design)
 
         def part(tasks: slice) -> Study:
             scores = scores_TMS[tasks]
             names = tuple(f"t{number:02}" for number in range(len(scores)))
-            table = ScoreTable(names, METHODS, scores)
+            table = ScoreTable(names, methods, scores)
             searches = {name: weights_TM[tasks] for name, weights_TM in weights.items()}
             return Study(table, properties.part(tasks), searches)
 
@@ -119,45 +143,50 @@ class Null:
         random: np.random.Generator,
         kinds_T: NDArray[np.str_],
         logs_M: Floats | float,
+        design: Design,
     ) -> tuple[Floats, Floats]:
         """Return scores [T, M, S], and mean validation scores [T, M]."""
+        methods = design.methods
         num = len(kinds_T)
-        width = len(METHODS)
+        width = len(methods)
         noise_of_task = random.normal(size=(num, 1, 1))
         noise_of_cell = self.unequal * random.normal(size=(num, width, 1))
         noise = 0.1 * np.exp(noise_of_task + noise_of_cell)
         level = random.normal(size=(num, 1))
         spreads = dict(zip(KINDS, self.spreads, strict=True))
         spread = np.array([[spreads[kind]] for kind in kinds_T])
-        truth = level + spread * self._effects(random, num)
+        truth = level + spread * self._effects(random, num, design)
         # The last draw is for the validation score, a mean over seeds.
-        draws = self.draw(random, num, width, NUM_SEEDS + 1)
-        draws[:, :, -1] /= math.sqrt(NUM_SEEDS)
+        draws = self.draw(random, num, width, design.num_seeds + 1)
+        draws[:, :, -1] /= math.sqrt(design.num_seeds)
         scores = np.exp(truth[:, :, None] + noise * draws)
         chose_not_to_align = random.random(num) < 0.6
-        guarded = METHODS.index("orca_guarded")
-        scores[chose_not_to_align, guarded] = scores[
-            chose_not_to_align, METHODS.index(REFERENCE)
-        ]
+        if "orca_guarded" in methods:
+            guarded = methods.index("orca_guarded")
+            reference = methods.index(REFERENCE)
+            scores[chose_not_to_align, guarded] = scores[chose_not_to_align, reference]
         scores *= np.exp(np.broadcast_to(logs_M, width))[:, None]
         for kind, names in UNABLE.items():
-            columns = [METHODS.index(name) for name in names]
+            columns = [methods.index(name) for name in names]
             scores[np.ix_(kinds_T == kind, columns)] = np.nan
         return scores[:, :, :-1], scores[:, :, -1]
 
-    def _effects(self, random: np.random.Generator, num: int) -> Floats:
+    def _effects(self, random: np.random.Generator, num: int, design: Design) -> Floats:
         """Return true log scores [T, M] relative to the task's level."""
-        effects = self.draw(random, num, len(METHODS))
-        transformers = [METHODS.index(name) for name in TRANSFORMERS]
+        methods = design.methods
+        effects = self.draw(random, num, len(methods))
+        transformers = [
+            methods.index(name) for name in design.plan.families.transformers
+        ]
         common = math.sqrt(self.likeness) * self.draw(random, num, 1)
         own = math.sqrt(1 - self.likeness) * effects[:, transformers]
         effects[:, transformers] = common + own
         return effects
 
 
-def _best_of_all(validation_TM: Floats) -> Floats:
+def _best_of_all(validation_TM: Floats, design: Design) -> Floats:
     """Return the weights [T, M] of the baseline with the best validation score."""
-    baselines = [METHODS.index(name) for name in BASELINES]
+    baselines = [design.methods.index(name) for name in design.plan.families.baselines]
     nums_T = np.isfinite(validation_TM[:, baselines]).sum(axis=1)
     return search_weights(validation_TM, baselines, nums_T)
 
@@ -192,7 +221,9 @@ NULLS = {
 """Simulated distributions by name: columns of the table."""
 
 
-def simulate(null: str, num: int, seed: int = 0) -> dict[str, float]:
+def simulate(
+    null: str, num: int, seed: int = 0, design: Design = DESIGNS["six epochs"]
+) -> dict[str, float]:
     """Return the number of each statement over ``num`` studies.
 
     It is the share of false statements or, for an interval, the coverage.
@@ -200,23 +231,23 @@ def simulate(null: str, num: int, seed: int = 0) -> dict[str, float]:
     random = np.random.default_rng([seed, *map(ord, null)])
     outcomes: dict[str, list[bool]] = {}
     for _ in range(num):
-        study, new_task = NULLS[null].study(random)
-        at_margin, _ = NULLS[null].study(random, _at_margin())
+        study, new_task = NULLS[null].study(random, design=design)
+        at_margin, _ = NULLS[null].study(random, _at_margin(design), design)
         for name, values in [
-            *_differences(study).items(),
-            *_equalities(at_margin).items(),
-            *_coverages(study, new_task).items(),
+            *_differences(study, design.plan).items(),
+            *_equalities(at_margin, design.plan).items(),
+            *_coverages(study, new_task, design.plan).items(),
         ]:
             outcomes.setdefault(name, []).extend(values)
     return {name: float(np.mean(values)) for name, values in outcomes.items()}
 
 
-def _differences(study: Study) -> dict[str, list[bool]]:
+def _differences(study: Study, plan: Plan) -> dict[str, list[bool]]:
     """Return which statements about differences are made; all of them are false."""
     of_searches = []
     of_methods = []
     kinds_p = []
-    for answer in answers(study):
+    for answer in answers(study, plan.questions):
         if answer.question.sides == SEARCHES:
             of_searches.append(answer.clear)
         else:
@@ -227,40 +258,41 @@ def _differences(study: Study) -> dict[str, list[bool]]:
         "any answer Yes or No, but that about searches": [any(of_methods)],
         "answer about searches Yes or No": of_searches,
         "`nft` and the best of all baselines differ": [
-            over_tasks(study.data(REFERENCE, BEST_OF_ALL)).p <= LEVEL / len(QUESTIONS)
+            over_tasks(study.data(REFERENCE, BEST_OF_ALL)).p
+            <= LEVEL / len(plan.questions)
         ],
         "kinds differ, of 5 % meant": [p <= LEVEL for p in kinds_p],
         "kinds differ, of 0.5 % meant": [p <= LEVEL / 10 for p in kinds_p],
     }
 
 
-def _at_margin() -> Floats:
-    """Return mean log scores of `METHODS` such that all are worse by the margin.
+def _at_margin(design: Design) -> Floats:
+    """Return mean log scores of methods such that all are worse by the margin.
 
     Only `REFERENCE` is not.
     """
-    is_reference_M = np.array([method == REFERENCE for method in METHODS])
+    is_reference_M = np.array([method == REFERENCE for method in design.methods])
     return np.where(is_reference_M, 0.0, math.log1p(MARGIN))
 
 
-def _equalities(at_margin: Study) -> dict[str, list[bool]]:
+def _equalities(at_margin: Study, plan: Plan) -> dict[str, list[bool]]:
     """Return whether any methods are called equal that differ by the margin."""
     is_equal = [
         answer.is_equal
-        for answer in answers(at_margin)
+        for answer in answers(at_margin, plan.questions)
         if answer.question.sides != SEARCHES
     ]
     return {"any no difference larger than 5 %": [any(is_equal)]}
 
 
-def _coverages(study: Study, new_task: Study) -> dict[str, list[bool]]:
+def _coverages(study: Study, new_task: Study, plan: Plan) -> dict[str, list[bool]]:
     """Return whether intervals hold the truth, but those of the ratio of searches."""
     covered: dict[str, list[bool]] = {}
-    for method, reference in COMPARED:
-        if (method, reference) == SEARCHES:
+    for compared in plan.compared:
+        if compared == SEARCHES:
             continue
-        data = study.data(method, reference)
-        (log,) = new_task.data(method, reference).logs
+        data = study.data(*compared)
+        (log,) = new_task.data(*compared).logs
         parts = [data.logs[data.kinds == kind] for kind in KINDS]
         of_kinds = [mean(part) for part in parts if len(part) >= MIN_TASKS]
         for name, estimates, truth in (
@@ -288,8 +320,12 @@ def main() -> None:
     parser.add_argument(
         "--studies", type=int, default=1000, help="simulated studies of each number"
     )
-    num_studies = parser.parse_args().studies
-    columns = [simulate(null, num_studies) for null in NULLS]
+    parser.add_argument(
+        "--study", choices=DESIGNS, default="six epochs", help="study to simulate"
+    )
+    options = parser.parse_args()
+    design = DESIGNS[options.study]
+    columns = [simulate(null, options.studies, design=design) for null in NULLS]
     print(f"| % | {' | '.join(NULLS)} |\n|---|{'--:|' * len(NULLS)}")
     for name in columns[0]:
         cells = [f"{100 * column[name]:.1f}" for column in columns]

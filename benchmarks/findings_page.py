@@ -1,312 +1,251 @@
-"""The text and the picture of docs/findings.md.
+"""The text and the picture of docs/findings.md, and the text of docs/trained.md.
 
 ``python -m benchmarks.findings_page cabinet --results DIR`` prints the text; ``make
 boards`` writes both. A task counts for a question when both sides have a score of every
-planned seed. With ``--bodies``, the text is about bodies with different pretraining.
+planned seed. ``--budget`` names a study of `benchmarks.planned`. With ``--bodies``, the
+text is about bodies with different pretraining.
 """
 
 # ruff: noqa: T201 - a benchmark prints its text
 
 import argparse
-import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from scipy import special
-from scipy.stats import gmean
 
 from benchmarks import bodies, forest_plot, searches
 from benchmarks.findings import (
-    ON_BASELINES,
-    QUESTIONS,
-    REFERENCE,
+    Answer,
     Data,
     Mask,
     Question,
+    Sides,
     Study,
     answers,
     by_doubling,
     by_samples,
+    joined_name,
     over_tasks,
     ratio_text,
 )
+from benchmarks.findings_reading import KINDS, Found, has_scores, read, read_bodies
+from benchmarks.planned import PLANS, SIX_EPOCHS
 from benchmarks.regression import Estimate, mean
 from benchmarks.searches import (
-    BASELINES,
     BEST_BASELINE,
     BEST_TRANSFORMER,
-    TRANSFORMERS,
+    REFERENCE,
     TYPICAL_BASELINE,
     label,
 )
-from orca_ray.errors import UserError
-from orca_ray.leaderboard import build
-from orca_ray.leaderboard.board import Board, BoardCell
-from orca_ray.leaderboard.statistics import ScoreTable
+from orca_ray.data.prepared import HELD_OUT
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.leaderboard.statistics.intervals import LEVEL, MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.table import Floats
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.loading import load_spec
-from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.tasks.registry import get_task, known_tasks
+from orca_ray.tasks.registry import known_tasks
 
-KINDS = {
-    "time series": "series",
-    "spectrum": "spectra, sequences",
-    "DNA": "spectra, sequences",
-    "radar": "spectra, sequences",
-    "image": "images",
-    "tabular": "tables",
-    "pde": "fields",
-}
-"""Kind of data by the domain that a task declares."""
-DISTANCE = "l2"
-"""Distance that ``orca`` minimises on the tasks whose distances are compared.
-
-Other distances have other units.
-"""
-PLANNED = 41
-"""Number of tasks of the study, for which the width of intervals is predicted."""
 WANTED = 0.08
 """How far above its ratio an interval should reach, as a share of the ratio."""
+DRAWN = (
+    "orca",
+    "orca_guarded",
+    "fpt",
+    "linear_probe",
+    "scratch",
+    "no_body",
+    TYPICAL_BASELINE,
+)
+"""Sides whose ratios to plain fine-tuning are in the picture, if they have scores."""
 MOST_TASKS = 10_000
 """Largest number of tasks that is given for an interval of this width."""
-COMPARED = tuple(dict.fromkeys(question.sides for question in QUESTIONS))
-"""Pairs of methods of the questions: columns of the tables."""
+NO_RATIO = "–"
+"""Text of a cell whose number is unknown."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A study that was read from a store."""
-
-    board: Board
-    study: Study
-    validation_TM: Floats
-    """Mean validation scores of the candidates of searches; NaN for no candidate."""
-
-
-def read(benchmark: str, store: ResultsStore) -> Found:
-    """Return the study of a benchmark in a store.
-
-    Raises the errors of `build` and `load_spec`, and UserError if there is no test
-    score.
-    """
-    records = store.records()
-    board = build(records, benchmark=benchmark)
-    if board.scores.empty:
-        raise UserError(
-            f"no confirm trial of {benchmark} has a test score yet: continue"
-            f" `orca-sweep benchmark {benchmark}`"
-        )
-    spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
-    trials = records[records["sweep"] == board.sweep]
-    validation = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
-    distances = dict(zip(trials["trial_key"], trials["distance_before"], strict=True))
-    table = _score_table(board, spec)
-    validation_TM = _validation(board, spec, table, validation)
-    study = Study(
-        table,
-        _properties(board, store, distances),
-        searches.sides(validation_TM, table.methods),
-    )
-    return Found(board, study, validation_TM)
-
-
-def _score_table(board: Board, spec: SweepSpec) -> ScoreTable:
-    """Return the scores of the methods and tasks that have every planned seed."""
-    table = board.table
-    complete = _complete(board, spec)
-    is_complete_TM = np.array(
-        [
-            [(task, method) in complete for method in table.methods]
-            for task in table.tasks
-        ]
-    )
-    scores_TMS = np.where(is_complete_TM[:, :, None], table.scores_TMS, np.nan)
-    return replace(table, scores_TMS=scores_TMS)
-
-
-def _validation(
-    board: Board, spec: SweepSpec, table: ScoreTable, scores: dict[str, float]
-) -> Floats:
-    """Return the mean validation scores [T, M] of the candidates of searches.
-
-    They are NaN for all methods of a family on a task where a planned one has no scores
-    of every seed yet, or has diverged. ``scores`` are validation scores by trial key.
-    """
-    complete = _complete(board, spec)
-    pairs = {*spec.pairs, *board.cells}
-    means_TM = np.full((len(table.tasks), len(table.methods)), np.nan)
-    for t, task in enumerate(table.tasks):
-        for family in (TRANSFORMERS, BASELINES):
-            planned = [method for method in family if (task, method) in pairs]
-            if any((task, method) not in complete for method in planned):
-                continue
-            means = [
-                _mean_score(board.cells[task, method], spec, scores)
-                for method in planned
-            ]
-            if np.isfinite(means).all():
-                columns = [table.methods.index(method) for method in planned]
-                means_TM[t, columns] = means
-    return means_TM
-
-
-def _mean_score(cell: BoardCell, spec: SweepSpec, scores: dict[str, float]) -> float:
-    """Return the mean score of the planned seeds of a cell of a board."""
-    keys = cell.trial_keys
-    return float(np.mean([scores[keys[seed]] for seed in spec.confirm_seeds]))
-
-
-def _properties(
-    board: Board, store: ResultsStore, distances: dict[str, float | None]
-) -> Data:
-    """Return the properties of the tasks of a board."""
-    tasks = [get_task(name) for name in board.tasks]
-    gaps = _gaps(store, board)
-    no_gaps = (math.nan, math.nan)
-    centroids, distributions = np.array(
-        [gaps.get(task.name, no_gaps) for task in tasks]
-    ).T
-    num_samples = [task.num_samples[0] if task.num_samples else 1 for task in tasks]
-    return Data(
-        logs=np.zeros(len(tasks)),
-        kinds=np.array([KINDS.get(task.domain, task.domain) for task in tasks]),
-        images=np.array([task.modality == "image" for task in tasks]),
-        samples=np.array(
-            [
-                _samples(board, task.name, num)
-                for task, num in zip(tasks, num_samples, strict=True)
-            ]
-        ),
-        distances=np.array([_distance(board, task.name, distances) for task in tasks]),
-        centroids=centroids,
-        distributions=distributions,
-    )
-
-
-def read_bodies(found: Found, store: ResultsStore) -> Study:
-    """Return the study of bodies with different pretraining.
-
-    Raises UserError if the store has no trial of the study.
-    """
-    benchmark = found.board.benchmark
-    budget = found.board.sweep.partition("/")[2]
-    crossed = build(store.records(), benchmark=benchmark, sweep=f"transfer/{budget}")
-    seeds = load_spec(benchmark, budget=budget).confirm_seeds
-    return bodies.read(found.study, found.board, crossed, seeds)
-
-
-def _complete(board: Board, spec: SweepSpec) -> set[tuple[str, str]]:
-    """Return the tasks and methods that have a score of every planned seed."""
-    return {
-        key
-        for key, cell in board.cells.items()
-        if set(spec.confirm_seeds) <= cell.trial_keys.keys()
-    }
-
-
-def _samples(board: Board, task: str, num: int) -> float:
-    """Return the number of training samples, of which a trial may use a share."""
-    texts = [
-        cell.provenance.hyperparameters
-        for (name, _), cell in board.cells.items()
-        if name == task
-    ]
-    shares = {json.loads(text).get("data.fraction", 1.0) for text in texts if text}
-    return num * max(shares, default=1.0)
-
-
-def _distance(board: Board, task: str, distances: dict[str, float | None]) -> float:
-    """Return the geometric mean of a task's distances over seeds, NaN if unknown."""
-    cell = board.cells.get((task, "orca"))
-    if cell is None or not cell.provenance.hyperparameters:
-        return math.nan
-    hyperparameters = json.loads(cell.provenance.hyperparameters)
-    if hyperparameters.get("align.distance") != DISTANCE:
-        return math.nan
-    values = [distances[key] for key in cell.trial_keys.values()]
-    known = [value for value in values if value is not None and value > 0]
-    return math.exp(np.mean(np.log(known))) if known else math.nan
-
-
-def _gaps(store: ResultsStore, board: Board) -> dict[str, tuple[float, float]]:
-    """Return the centroid and the distribution gap of each task before ``orca`` aligns.
-
-    They are geometric means over seeds.
-    """
-    tasks = {
-        key: task
-        for (task, method), cell in board.cells.items()
-        if method == "orca"
-        for key in cell.trial_keys.values()
-    }
-    artefacts = store.artefacts(sweep=board.sweep, trial_key=list(tasks))
-    is_gap = (artefacts["kind"] == "features") & (artefacts["name"] == "gap")
-    gaps: dict[str, list[tuple[float, float]]] = {}
-    for key, payload in artefacts.loc[is_gap, ["trial_key", "payload"]].itertuples(
-        index=False
-    ):
-        centroid, distribution = (
-            series["values"][0] for series in json.loads(payload)["series"]
-        )
-        gaps.setdefault(tasks[key], []).append((centroid, distribution))
-    return {
-        task: tuple(gmean(np.array(values, float)).tolist())
-        for task, values in gaps.items()
-    }
-
-
-def text(found: Found) -> str:
+def text(found: Found, earlier: Sequence[Answer] = ()) -> str:
     """Return the Markdown of the page.
 
-    It has the answers, ratios by kinds of tasks, ratios to each baseline, ratios of
-    searches by their size, and ratios of single tasks.
+    It has the answers, ratios by kinds of tasks, ratios after several lengths of
+    training, ratios to each baseline, ratios of searches by their size, and ratios of
+    single tasks, as far as the plan of the study has them. ``earlier`` are answers of
+    the study before, of which the page says what has changed.
     """
     study = found.study
-    sides = _sides(COMPARED)
-    best = _best_baselines(found)
-    tasks = (
-        [*row[:3], f"`{name}`" if name else "–", *row[3:]]
-        for row, name in zip(_on_tasks(study, COMPARED), best, strict=True)
-    )
+    plan = found.plan
     parts = [
         "\n".join(_counts(found)),
-        _sentences(study, QUESTIONS),
-        _markdown(["", "tasks", *sides], _rows(study), 2),
-        _markdown(
-            ["baseline", "best by validation", *_of_baseline()],
-            _on_baselines(study, best),
-            1,
+        _sentences(
+            study, plan.questions, lambda answer: _remarks(found, answer, earlier)
         ),
-        _markdown(
-            [
-                "candidates of each",
-                "tasks",
-                f"{BEST_TRANSFORMER} to {BEST_BASELINE}",
-                "if methods were equal on average",
-            ],
-            _by_size(found),
-            0,
-        ),
-        _markdown(["task", "kind", "samples", BEST_BASELINE, *sides], tasks, 2),
+        _markdown(["", "tasks", *_titles(plan.compared)], _rows(found), 2),
     ]
-    return "\n\n".join([*parts, ""])
+    if plan.length:
+        parts.append(_markdown(*_by_length(found), 2))
+    best = _best_baselines(found)
+    if plan.families.baselines:
+        head = ["baseline", "best by validation", *_of_baseline()]
+        parts.append(_markdown(head, _on_baselines(found, best), 1))
+    if plan.families.rivals:
+        head = [
+            "candidates of each",
+            "tasks",
+            f"{BEST_TRANSFORMER} to {BEST_BASELINE}",
+            "if methods were equal on average",
+        ]
+        parts.append(_markdown(head, _by_size(found), 0))
+    parts.extend(_errors(found))
+    head = ["task", "kind", "samples", *_titles(plan.compared)]
+    tasks = list(_on_tasks(study, plan.compared))
+    if plan.families.baselines:
+        head.insert(3, BEST_BASELINE)
+        for row, name in zip(tasks, best, strict=True):
+            row.insert(3, f"`{name}`" if name else NO_RATIO)
+    num_properties = len(head) - len(plan.compared)
+    parts.append(_markdown(head, _with_number(tasks, num_properties), 2))
+    return "\n\n".join([part for part in parts if part] + [""])
+
+
+def _remarks(found: Found, answer: Answer, earlier: Sequence[Answer]) -> str:
+    """Return what stands beside an answer: convergence, and what has changed."""
+    remarks = [_convergence(found, answer.question.sides)]
+    remarks += [
+        _changed(found, answer, before)
+        for before in earlier
+        if before.question.sides == answer.question.sides
+        and before.question.fit is answer.question.fit
+    ]
+    return "".join(f" {remark}" for remark in remarks if remark)
+
+
+def _convergence(found: Found, sides: Sides) -> str:
+    """Return how many trials behind a ratio still improved at the end of training.
+
+    Trials count whose scores are in the ratio, if they have epochs of training. Methods
+    that may not have converged are named; see `convergence.still_falling`. The text is
+    empty if no trial counts.
+    """
+    table = found.study.table
+    weights_TM = found.study.difference_TM(*sides)
+    counts_TM = np.isfinite(weights_TM).all(axis=1)[:, None] & (weights_TM != 0)
+    pairs = [(table.tasks[t], table.methods[m]) for t, m in np.argwhere(counts_TM)]
+    curves = found.curves
+    is_of_pair = pd.MultiIndex.from_frame(curves[["task", "method"]]).isin(pairs)
+    if not is_of_pair.any():
+        return ""
+    behind = curves[is_of_pair]
+    statistic = get_statistic("still_falling")
+    together = statistic.compute(behind.assign(method="all")).loc["all"]
+    trials = (
+        f"{_percent(together['value'])} of the {together['num_trials']:.0f} trials with"
+        " epochs still improved at the end of training"
+    )
+    of_methods = statistic.compute(behind)
+    unfinished = of_methods.loc[of_methods["unfinished"], "value"]
+    names = [f"{label(str(name))} {_percent(x)}" for name, x in unfinished.items()]
+    if names:
+        trials += f" ({', '.join(names)})"
+    if names or together["unfinished"]:
+        return f"It may not have converged: {trials}."
+    return f"{trials}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _changed(found: Found, answer: Answer, before: Answer) -> str:
+    """Return how an answer differs from that of the study before; "" if it does not.
+
+    Answers differ if their verdicts do, or if no ratio is in both of their intervals.
+    """
+    low, high = answer.estimate.ends
+    low_before, high_before = before.estimate.ends
+    is_apart = high < low_before or high_before < low
+    if answer.is_unknown or (answer.verdict == before.verdict and not is_apart):
+        return ""
+    candidates = ""
+    is_of_search = BEST_TRANSFORMER in answer.question.sides
+    if is_of_search and found.plan.families != SIX_EPOCHS.families:
+        candidates = " among other candidates"
+    return (
+        f"**Changed**: was {before.verdict}, {before.numbers}{candidates}"
+        f" {SIX_EPOCHS.trained}."
+    )
+
+
+def _by_length(found: Found) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows of the ratios after each length of training.
+
+    They are over the tasks that have scores of all lengths that were run.
+    """
+    study = found.study
+    plan = found.plan
+    lengths = [part.name for part in plan.parts if part.name in found.boards]
+    columns = []
+    titles = []
+    for sides in dict.fromkeys(sides for sides in plan.compared if sides.earlier):
+        pair = (sides.side, sides.reference)
+        pairs = [
+            *(
+                (joined_name(pair[0], name), joined_name(pair[1], name))
+                for name in lengths
+            ),
+            pair,
+        ]
+        is_known_T = np.all(
+            [np.isfinite(study.difference_TM(*names)).all(axis=1) for names in pairs],
+            axis=0,
+        )
+        common = np.array(study.table.tasks)[is_known_T]
+        for length, names in zip([*lengths, plan.length], pairs, strict=True):
+            ratios = study.ratios(*names)
+            is_common = np.isin(ratios.tasks, common)
+            columns.append(study.data(*names).part(is_common))
+            titles.append(f"{label(pair[0])} to {label(pair[1])}, {length}")
+    rows = _of_columns(columns, study.properties.kinds)
+    return ["", "tasks", *titles], list(_with_number(rows, 2))
+
+
+def _errors(found: Found) -> Iterator[str]:
+    """Yield the table of errors of each protocol, if the plan compares protocols."""
+    if all(part.protocol == found.board.protocol for part in found.plan.parts):
+        return
+    for board in (found.board, *found.boards.values()):
+        table = board.table
+        head = [f"error by `{board.protocol}`", *map(label, table.methods)]
+        yield _markdown(head, _error_rows(table), 1)
+
+
+def _error_rows(table: ScoreTable) -> Iterator[list[str]]:
+    """Yield the name and the mean scores of each task."""
+    for task, means_M in zip(table.tasks, table.means_TM, strict=True):
+        cells = [f"{mean:.4f}" if np.isfinite(mean) else NO_RATIO for mean in means_M]
+        yield [task.partition("/")[2], *cells]
 
 
 def _best_baselines(found: Found) -> list[str]:
     """Return the baseline of each task with the best validation; "" if unknown."""
     table = found.study.table
-    columns = [table.methods.index(name) for name in BASELINES if name in table.methods]
+    columns = [
+        table.methods.index(name)
+        for name in found.plan.families.baselines
+        if name in table.methods
+    ]
     best = []
     for validation_M in found.validation_TM:
-        known = [m for m in columns if np.isfinite(validation_M[m])]
-        name = table.methods[min(known, key=validation_M.__getitem__)] if known else ""
+        candidates = [m for m in columns if not np.isnan(validation_M[m])]
+        name = ""
+        if candidates and np.isfinite(validation_M[candidates]).all():
+            name = table.methods[min(candidates, key=validation_M.__getitem__)]
         best.append(name)
     return best
 
@@ -316,13 +255,14 @@ def _of_baseline() -> list[str]:
     return ["tasks", f"`{REFERENCE}` to it", "adjusted p", "better, worse beyond noise"]
 
 
-def _on_baselines(study: Study, best: Sequence[str]) -> Iterator[list[str]]:
+def _on_baselines(found: Found, best: Sequence[str]) -> Iterator[list[str]]:
     """Yield the rows of the table of ratios to each baseline.
 
     ``best`` is the best baseline of each task.
     """
-    for answer in answers(study, ON_BASELINES):
-        _, name = answer.question.sides
+    study = found.study
+    for answer in answers(study, found.plan.on_baselines):
+        name = answer.question.sides.reference
         num_tasks = len(answer.data.logs)
         if num_tasks:
             yield [
@@ -338,8 +278,9 @@ def _on_baselines(study: Study, best: Sequence[str]) -> Iterator[list[str]]:
 def _by_size(found: Found) -> Iterator[list[str]]:
     """Yield the rows of the table of searches by their number of candidates."""
     study = found.study
-    for size in range(1, len(TRANSFORMERS) + 1):
-        sides = searches.sides(found.validation_TM, study.table.methods, size)
+    families = found.plan.families
+    for size in range(1, len(families.transformers) + 1):
+        sides = searches.sides(found.validation_TM, study.table.methods, families, size)
         data = replace(study, searches=sides).data(BEST_TRANSFORMER, BEST_BASELINE)
         if len(data.logs):
             num_tasks = len(data.logs)
@@ -364,7 +305,8 @@ def _ratio_if_equal(found: Found, size: int) -> float:
         is_kind = study.properties.kinds == kind
         num_M = np.maximum(has_log_TM[is_kind].sum(axis=0), 1)
         centres_TM[is_kind] = filled_TM[is_kind].sum(axis=0) / num_M
-    sides = searches.sides(validation_TM - centres_TM, study.table.methods, size)
+    centred_TM = validation_TM - centres_TM
+    sides = searches.sides(centred_TM, study.table.methods, found.plan.families, size)
     weights_TM = sides[BEST_TRANSFORMER] - sides[BEST_BASELINE]
     logs_T = (weights_TM * (filled_TM - centres_TM)).sum(axis=1)
     return math.exp(np.nanmean(logs_T))
@@ -373,9 +315,9 @@ def _ratio_if_equal(found: Found, size: int) -> float:
 def text_of_bodies(study: Study) -> str:
     """Return the Markdown about bodies with different pretraining, in the same form."""
     pairs = [question.sides for question in bodies.QUESTIONS]
-    rows = _markdown(["", "tasks", *_sides(pairs)], _of_kinds(study, pairs), 2)
+    rows = _markdown(["", "tasks", *_titles(pairs)], _of_kinds(study, pairs), 2)
     tasks = _markdown(
-        ["task", "kind", "samples", *_sides(pairs)], _on_tasks(study, pairs), 2
+        ["task", "kind", "samples", *_titles(pairs)], _on_tasks(study, pairs), 2
     )
     complete = int((study.table.num_seeds_TM > 0).all(axis=1).sum())
     count = (
@@ -385,33 +327,45 @@ def text_of_bodies(study: Study) -> str:
     return "\n\n".join([count, _sentences(study, bodies.QUESTIONS), rows, tasks, ""])
 
 
-def _sentences(study: Study, questions: Sequence[Question]) -> str:
+def _sentences(
+    study: Study,
+    questions: Sequence[Question],
+    remarks: Callable[[Answer], str] = lambda answer: "",
+) -> str:
+    """Return the numbered answers, each with the remarks that stand beside it."""
     return "\n".join(
-        f"{number}. {answer.sentence}"
+        f"{number}. {answer.sentence}{remarks(answer)}"
         for number, answer in enumerate(answers(study, questions), 1)
     )
 
 
-def _sides(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"{label(method)} to {label(reference)}" for method, reference in pairs]
+def _titles(pairs: Sequence[Sides]) -> list[str]:
+    return [sides.title for sides in pairs]
+
+
+def _num_planned(found: Found) -> int:
+    """Return the number of tasks that the study is meant to have."""
+    if found.plan.num_tasks is not None:
+        return found.plan.num_tasks
+    return sum(
+        task.benchmark == found.board.benchmark for task in known_tasks().values()
+    )
 
 
 def _counts(found: Found) -> Iterator[str]:
-    """Yield how many tasks have all scores, and which have only some."""
+    """Yield how many tasks have all scores, and what has not been run yet."""
     board = found.board
     table = found.study.table
     is_complete_T = np.all(
         [
-            np.isfinite(found.study.weights_TM(side)).all(axis=1)
-            for sides in COMPARED
-            for side in sides
+            np.isfinite(found.study.difference_TM(*sides)).all(axis=1)
+            for sides in found.plan.compared
         ],
         axis=0,
     )
-    planned = sum(task.benchmark == board.benchmark for task in known_tasks().values())
     yield (
         f"`{board.benchmark}`, sweep {board.sweep}: all scores of"
-        f" {is_complete_T.sum()} of {planned} tasks."
+        f" {is_complete_T.sum()} of {_num_planned(found)} tasks."
     )
     partial = [
         task.partition("/")[2]
@@ -423,11 +377,33 @@ def _counts(found: Found) -> Iterator[str]:
             "Tasks that have only some of them count where both sides of a ratio do:"
             f" {', '.join(partial)}."
         )
+    for part in found.plan.parts:
+        if part.name not in found.boards:
+            yield not_run(board.benchmark, part.budget, part.protocol)
 
 
-def _rows(study: Study) -> Iterator[list[str]]:
-    """Yield the rows of the table of ratios by kinds of tasks."""
-    columns = [study.data(*sides) for sides in COMPARED]
+def not_run(benchmark: str, budget: str, protocol: str) -> str:
+    """Return the sentence that no trial of a sweep has a score."""
+    return f"Sweep {benchmark}/{budget}, protocol {protocol}: not run yet."
+
+
+def _rows(found: Found) -> Iterator[list[str]]:
+    """Yield the rows of the table of ratios by kinds of tasks, if any are known."""
+    yield from _with_number(_all_rows(found), 2)
+
+
+def _with_number(rows: Iterable[list[str]], left: int) -> Iterator[list[str]]:
+    """Yield the rows that have a number after ``left`` columns of text."""
+    for row in rows:
+        if any(cell != NO_RATIO for cell in row[left:]):
+            yield row
+
+
+def _all_rows(found: Found) -> Iterator[list[str]]:
+    study = found.study
+    compared = found.plan.compared
+    columns = [study.data(*sides) for sides in compared]
+    num_planned = _num_planned(found)
 
     def row(title: str, cell: Callable[[Data], str]) -> list[str]:
         return [title, "", *map(cell, columns)]
@@ -435,7 +411,7 @@ def _rows(study: Study) -> Iterator[list[str]]:
     def slope(values: str) -> Callable[[Data], str]:
         return lambda data: ratio_text(by_doubling(data, getattr(data, values)))
 
-    yield from _of_kinds(study, COMPARED)
+    yield from _of_columns(columns, study.properties.kinds)
     yield _row("text body", columns, [~data.images for data in columns])
     yield _row("image body", columns, [data.images for data in columns])
     yield row("ten times the samples", lambda data: ratio_text(by_samples(data)))
@@ -443,28 +419,38 @@ def _rows(study: Study) -> Iterator[list[str]]:
     yield row("twice the centroid gap", slope("centroids"))
     yield row("twice the distribution gap", slope("distributions"))
     yield row("one new task", lambda data: ratio_text(on_new_task(data)))
-    counts = [_counts_beyond_noise(study, sides) for sides in COMPARED]
+    counts = [_counts_beyond_noise(study, sides) for sides in compared]
     yield ["better, worse beyond noise", "", *counts]
     yield row("interval over all", lambda data: half_text(data, len(data.logs)))
-    if any(len(data.logs) < PLANNED for data in columns):
-        title = f"interval at {PLANNED} tasks"
-        yield row(title, lambda data: half_text(data, PLANNED))
+    if any(len(data.logs) < num_planned for data in columns):
+        title = f"interval at {num_planned} tasks"
+        yield row(title, lambda data: half_text(data, num_planned))
     yield row(f"tasks for ±{100 * WANTED:.0f} %", tasks_text)
 
 
-def _counts_beyond_noise(study: Study, sides: tuple[str, str]) -> str:
+def _counts_beyond_noise(study: Study, sides: Sides) -> str:
+    """Return on how many tasks a ratio is below and above 1 beyond noise over seeds."""
     comparison = study.compare(*sides)
     if comparison is None:
-        return "–"
+        return NO_RATIO
+    if all(math.isnan(ratio.p) for ratio in comparison.tasks.values()):
+        return NO_RATIO  # scores of one seed
     return f"{comparison.better}, {comparison.worse}"
 
 
-def _of_kinds(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+def _of_kinds(study: Study, pairs: Sequence[Sides]) -> Iterator[list[str]]:
     """Yield rows of ratios over all tasks and by kind of data."""
     columns = [study.data(*sides) for sides in pairs]
+    yield from _of_columns(columns, study.properties.kinds)
+
+
+def _of_columns(
+    columns: Sequence[Data], kinds_T: NDArray[np.str_]
+) -> Iterator[list[str]]:
+    """Yield rows over all tasks and by kind, of which the study has ``kinds_T``."""
     yield _row("all", columns, [np.ones(len(data.logs), bool) for data in columns])
     for kind in dict.fromkeys(KINDS.values()):
-        if kind in study.properties.kinds:
+        if kind in kinds_T:
             yield _row(kind, columns, [data.kinds == kind for data in columns])
 
 
@@ -528,7 +514,7 @@ def _half(data: Data, num: int) -> float:
     return quantile * over_all.error / math.sqrt(share)
 
 
-def _on_tasks(study: Study, pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
+def _on_tasks(study: Study, pairs: Sequence[Sides]) -> Iterator[list[str]]:
     """Yield name, kind, number of samples and ratios of each task."""
     comparisons = [study.compare(*sides) for sides in pairs]
     properties = study.properties
@@ -549,11 +535,18 @@ def _on_task(comparison: Comparison | None, task: str) -> str:
     return f"**{ratio}**" if task in comparison.beyond_noise else ratio
 
 
-def _markdown(head: Sequence[str], rows: Iterator[list[str]], left: int) -> str:
-    """Return a table with ``left`` columns of text, then columns of numbers."""
+def _markdown(head: Sequence[str], rows: Iterable[list[str]], left: int) -> str:
+    """Return a table with ``left`` columns of text, then columns of numbers.
+
+    The text is empty if there are no rows.
+    """
     alignment = ["---"] * left + ["--:"] * (len(head) - left)
-    lines = [list(head), alignment, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    body = list(rows)
+    if not body:
+        return ""
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [list(head), alignment, *body]
+    )
 
 
 def picture(found: Found, *, totals: bool = False) -> str:
@@ -562,8 +555,7 @@ def picture(found: Found, *, totals: bool = False) -> str:
     It shows ratios by kind of data or, with ``totals``, only over all tasks.
     """
     groups = []
-    sides = ("orca", "orca_guarded", "fpt", "linear_probe", "scratch", TYPICAL_BASELINE)
-    for side in sides:
+    for side in DRAWN:
         data = found.study.data(side, REFERENCE)
         if not len(data.logs):
             continue
@@ -582,10 +574,19 @@ def picture(found: Found, *, totals: bool = False) -> str:
     )
 
 
-def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
-    """Return text, picture and picture of totals of a study.
+class Page(NamedTuple):
+    """What `page` returns."""
 
-    The command-line ``arguments`` name the study.
+    text: str
+    pictures: dict[str, str]
+    """Pictures as SVG, by what their names have beyond that of the page."""
+
+
+def page(arguments: Sequence[str] | None = None) -> Page:
+    """Return text and pictures of a study.
+
+    The command-line ``arguments`` name the study. There are pictures of a study that
+    has a typical baseline.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark")
@@ -593,23 +594,47 @@ def page(arguments: Sequence[str] | None = None) -> tuple[str, str, str]:
     parser.add_argument(
         "--picture", type=Path, help="write the forest plot to this file"
     )
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
         "--bodies",
         action="store_true",
         help="print the text about bodies with different pretraining",
     )
+    kind.add_argument("--budget", choices=PLANS, help="study with a plan of its own")
+    parser.add_argument(
+        "--before", help="folder of the results store of the study of six epochs"
+    )
     options = parser.parse_args(arguments)
+    plan = PLANS.get(options.budget, SIX_EPOCHS)
+    if plan.budget and not _is_run(options.results, options.benchmark, plan.budget):
+        return Page(f"{not_run(options.benchmark, plan.budget, HELD_OUT)}\n", {})
     store = ResultsStore(options.results)
-    found = read(options.benchmark, store)
+    found = read(options.benchmark, store, plan)
     if options.bodies:
         content = text_of_bodies(read_bodies(found, store))
     else:
-        content = text(found)
+        content = text(found, _answers_before(options.benchmark, options.before))
+    if not plan.families.baselines:
+        return Page(content, {})
     plot = picture(found)
     if options.picture:
         options.picture.write_text(plot)
-    return content, plot, picture(found, totals=True)
+    return Page(content, {"": plot, "-totals": picture(found, totals=True)})
+
+
+def _is_run(results: str, benchmark: str, budget: str) -> bool:
+    """Return whether a store is there and has a score of a sweep."""
+    if not Path(results).is_dir():
+        return False
+    return has_scores(ResultsStore(results).records(), benchmark, budget)
+
+
+def _answers_before(benchmark: str, results: str | None) -> list[Answer]:
+    """Return the answers of the study of six epochs in a store, if one is given."""
+    if results is None:
+        return []
+    return answers(read(benchmark, ResultsStore(results)).study, SIX_EPOCHS.questions)
 
 
 if __name__ == "__main__":
-    print(page()[0], end="")
+    print(page().text, end="")

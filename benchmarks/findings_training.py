@@ -8,8 +8,9 @@ docs/findings.md, which ``make boards`` writes.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks.findings_page import KINDS
+from benchmarks.findings_reading import KINDS
 from orca_ray.leaderboard import BoardReport, build
 from orca_ray.leaderboard.formats.markdown import escaped, markdown_table
 from orca_ray.leaderboard.statistics.convergence import trial_ends
@@ -28,12 +29,15 @@ def page(arguments: Sequence[str] | None = None) -> str:
     """Return the text for command-line ``arguments``.
 
     The table of boards also has the share of trials that still improve by kind of data.
+    The text says so if there is no store yet.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark")
     parser.add_argument("--results", required=True, help="folder of the results store")
     parser.add_argument("--sweep", help="sweep of the benchmark (default: as boards)")
     options = parser.parse_args(arguments)
+    if not Path(options.results).is_dir():
+        return "Not run yet.\n"
     store = ResultsStore(options.results)
     board = build(store, benchmark=options.benchmark, sweep=options.sweep)
     points = store.curves(board.sweep)

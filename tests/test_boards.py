@@ -56,12 +56,9 @@ def regenerated(page: Path) -> dict[Path, str]:
         elif match["kind"] == "training":
             text = training(shlex.split(match["arguments"]))
         else:
-            text, *pictures = findings(shlex.split(match["arguments"]))
-            paths = (
-                page.with_suffix(".svg"),
-                page.with_name(f"{page.stem}-totals.svg"),
-            )
-            files.update(zip(paths, pictures, strict=True))
+            text, pictures = findings(shlex.split(match["arguments"]))
+            for ending, picture in pictures.items():
+                files[page.with_name(f"{page.stem}{ending}.svg")] = picture
         return f"{match[1]}\n{text}\n{match[4]}"
 
     with chdir(ROOT):

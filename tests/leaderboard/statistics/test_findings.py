@@ -13,11 +13,12 @@ import pytest
 import scipy.stats
 
 from benchmarks.findings import Study, answers
-from benchmarks.findings_calibration import METHODS, NULLS, simulate
-from benchmarks.findings_page import picture, read, read_bodies, text, text_of_bodies
+from benchmarks.findings_calibration import DESIGNS, NULLS, simulate
+from benchmarks.findings_page import picture, text, text_of_bodies
+from benchmarks.findings_reading import read, read_bodies
+from benchmarks.planned import BASELINES, SIX_EPOCHS
 from benchmarks.regression import estimate, mean, stratified_mean, unequal_means
 from benchmarks.searches import (
-    BASELINES,
     BEST_BASELINE,
     BEST_TRANSFORMER,
     TYPICAL_BASELINE,
@@ -35,6 +36,7 @@ from tests.leaderboard.test_leaderboard import Run, seeds
 from tests.results.factories import make_record
 
 TEXT = PAGE.with_name("findings.md").read_text().replace("*", "")
+METHODS = DESIGNS["six epochs"].methods
 ROWS = [line.strip("| ").split(" | ") for line in TEXT.split("\n")]
 
 
@@ -104,7 +106,7 @@ def test_known_effects_are_found_with_the_tasks_that_carry_them() -> None:
     effects[METHODS.index("scratch")] = 0.3
     effects[[METHODS.index(name) for name in BASELINES]] = -0.3
     study, _ = NULLS["equal"].study(np.random.default_rng(0), effects)
-    all_answers = answers(study)
+    all_answers = answers(study, SIX_EPOCHS.questions)
     assert [answer.verdict for answer in all_answers] == [
         *["Not clear"] * 2,
         "Yes",
@@ -136,7 +138,7 @@ def test_methods_are_called_equal_within_the_margin_if_they_do_not_differ(
     table = ScoreTable(
         whole.table.tasks, ("nft", "orca"), np.exp(np.column_stack(logs))[:, :, None]
     )
-    (aligning, *_) = answers(Study(table, whole.properties))
+    (aligning, *_) = answers(Study(table, whole.properties), SIX_EPOCHS.questions)
     assert aligning.verdict == verdict
     assert verdict in aligning.sentence
     assert (aligning.outside_p < 0.05) == (effect < 0.05)
