@@ -80,7 +80,7 @@ def test_every_row_is_valid() -> None:
         for row in SCORED
         if not row.flag
     ]
-    assert len(set(keys)) == len(keys) == 196
+    assert len(set(keys)) == len(keys) == 294
 
 
 def test_every_source_says_where_its_scores_were_read() -> None:

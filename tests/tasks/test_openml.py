@@ -81,7 +81,7 @@ def test_the_42_tables_of_the_paper() -> None:
     assert BY_ID[1510].title == "wdbc (OpenML 1510)"
     assert BY_ID[1510].modality == "sequence"
     assert BY_ID[1510].under("paper").metric == "one_minus_auroc"
-    assert BY_ID[12].under("paper").metric == "error"
+    assert BY_ID[12].metric == BY_ID[12].under("paper").metric == "error"
 
 
 @pytest.mark.parametrize("dataset_id", SAMPLE)

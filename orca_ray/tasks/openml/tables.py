@@ -288,19 +288,21 @@ def _standardised(
 def _task(dataset_id: int) -> Task:
     """Return the task of a data set that `TABLES` declares."""
     declared = TABLES[dataset_id]
+    fields = dict(_OF_ALL)
+    if "lift" in declared:
+        fields["metric"] = "error"
     return Task(
         name=f"openml/{dataset_id}",
         title=f"{declared['name']} (OpenML {dataset_id})",
         input_shape=None,
         target=Target("classes", size=0),
-        paper_metric="error" if "lift" in declared else "",
         num_samples=None,
         reference=f"https://www.openml.org/d/{dataset_id}",
         files=raw_files(dataset_id),
         fetcher=partial(fetch, dataset_id),
         paper_splits="nominal_only" not in declared,
         build=partial(build, dataset_id),
-        **_OF_ALL,
+        **fields,
     )
 
 
