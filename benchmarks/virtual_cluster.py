@@ -11,8 +11,7 @@ from unittest import mock
 
 from orca_ray.process import NodeResources
 from orca_ray.sweep.plan.trial_spec import TrialSpec
-from orca_ray.sweep.run import controller as conductor_module
-from orca_ray.sweep.run import recorder
+from orca_ray.sweep.run import recorder, trial_state
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from tests.sweep.fakes import fake_reports
@@ -95,7 +94,7 @@ class VirtualCluster:
                 return datetime.fromtimestamp(1e9 + cluster.now, tz)
 
         with (
-            mock.patch.object(conductor_module, "datetime", VirtualDate),
+            mock.patch.object(trial_state, "datetime", VirtualDate),
             mock.patch.object(recorder, "datetime", VirtualDate),
         ):
             yield

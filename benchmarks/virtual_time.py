@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from orca_ray.results import lease as lease_module
-from orca_ray.sweep.run import controller as controller_module
-from orca_ray.sweep.run import recorder
+from orca_ray.sweep.run import recorder, trial_state
 
 EPOCH = 1e9
 """Date of the virtual time 0, in seconds since 1970."""
@@ -62,7 +61,7 @@ class VirtualTime:
                 mock.patch("os.fsync"),
                 mock.patch.object(lease_module, "threading", threads),
                 mock.patch.object(lease_module, "seconds_since_boot", clock),
-                mock.patch.object(controller_module, "datetime", VirtualDate),
+                mock.patch.object(trial_state, "datetime", VirtualDate),
                 mock.patch.object(recorder, "datetime", VirtualDate),
             ):
                 stack.enter_context(patch)

@@ -239,7 +239,7 @@ class Lease:
 
     def _renew(self) -> None:
         """Rewrite the live state and read requests, unless the lease is lost."""
-        if self._is_lost():
+        if self._is_lost() or self._is_newer():
             return
         self._rewrite(self._holder)
         self._renewed = seconds_since_boot()
@@ -279,6 +279,20 @@ class Lease:
             f" {self._sweep}'."
         )
         return True
+
+    def _is_newer(self) -> bool:
+        """Return whether a newer orca-ray has marked the store as its own.
+
+        Then this driver must not write any more.
+        """
+        try:
+            self._store.check_version()
+        except UserError as error:
+            self._lost = (
+                f"{error} This driver of {self._sweep} ends. Finished trials are"
+                " stored: the same command continues after the upgrade."
+            )
+        return bool(self._lost)
 
 
 def _holder_in(content: Any | None) -> Holder | None:

@@ -65,6 +65,10 @@ class Marker:
                 "raised %s to schema version %d", self._folder.name, SCHEMA_VERSION
             )
 
+    def check(self) -> None:
+        """Raise UserError if the store is one of a later version now."""
+        self._check()
+
     def _initialise(self, create: bool) -> None:
         """Write a marker in a folder that has none.
 

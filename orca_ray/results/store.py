@@ -173,6 +173,10 @@ class ResultsStore:
                 self._write_file(table, name, parquet.encode(arrow))
                 self.num_written += 1
 
+    def check_version(self) -> None:
+        """Raise UserError if a newer orca-ray has changed the store's version."""
+        self._marker.check()
+
     def _write_file(self, table: Table, name: str, content: Any) -> None:
         """Write a file of a table; its name gets a checksum."""
         digest = parquet.footer_digest(content)

@@ -1,5 +1,6 @@
 """The lease of a sweep, which one driver holds at a time, and the state of a sweep."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from orca_ray.results import live
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, Request, RunningTrial
+from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import SearchPlan
@@ -197,6 +199,19 @@ def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
         ):
             held.check()
     assert read_state(store).holder == other, "the lease of the other driver must stay"
+
+
+def test_a_driver_ends_when_a_newer_version_has_marked_the_store(
+    store: ResultsStore,
+) -> None:
+    with make_lease(store) as held:
+        held.check()
+        marker = json.loads(store.folder.read(MARKER).to_pybytes())
+        newer = json.dumps(marker | {"schema_version": SCHEMA_VERSION + 1})
+        store.folder.write(MARKER, pa.py_buffer(newer.encode()))
+        wait_until(lambda: not held._thread.is_alive())
+        with pytest.raises(UserError, match=r"newer orca-ray .* This driver of"):
+            held.check()
 
 
 def test_a_driver_that_was_suspended_for_half_of_the_expiry_asks_before_it_goes_on(

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import takewhile
 
 from orca_ray.methods.reports import EpochProgress
@@ -28,7 +27,7 @@ from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.run.recorder import Recorder, make_record
 from orca_ray.sweep.run.retries import FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
-from orca_ray.sweep.run.trial_state import TrialState
+from orca_ray.sweep.run.trial_state import Start, TrialState
 from orca_ray.sweep.search import MakeSources, TrialSource, make_searches
 from orca_ray.sweep.worker.staging import Stager
 
@@ -189,7 +188,7 @@ class SweepController:
         item.placed = True
         self._unplaced.pop(key, None)
         if item.attempts == 1:  # later attempts keep the time of the first one
-            item.started_at = datetime.now(UTC)
+            item.start = Start()
         trial = item.trial
         self._emit(
             events.TrialStarted(
@@ -311,7 +310,7 @@ class SweepController:
             )
         run = {"executor": self.executor, "attempts": item.attempt}
         record = make_record(
-            item.trial, self.sweep, report, item.curve, item.started_at, **run
+            item.trial, self.sweep, report, item.curve, item.start, **run
         )
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
@@ -508,7 +507,6 @@ class SweepController:
         item = TrialState(
             trial,
             search,
-            datetime.now(UTC),
             earlier_attempts=self.searches.attempts(trial.key),
         )
         self.trials[trial.key] = item

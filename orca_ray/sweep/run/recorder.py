@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orca_ray.errors import UserError
@@ -19,7 +19,7 @@ from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
-from orca_ray.sweep.run.trial_state import TrialState
+from orca_ray.sweep.run.trial_state import Start, TrialState
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
@@ -138,7 +138,14 @@ class Recorder:
         These are the trials ``keys``, and all trials of the searches ``done``, which
         are given as pairs (task, method).
         """
-        self._store.compact()
+        try:
+            self._store.compact()
+        except UserError as error:
+            # E.g. the disk is full: the rows are stored anyway.
+            logger.warning(
+                "all scores are stored, but the store cannot be compacted now: %s",
+                error,
+            )
         journal = self._store.journal(self._sweep)
         self._checkpoints.remove(
             *keys,
@@ -199,18 +206,19 @@ def make_record(
     sweep: str,
     report: TrialReport,
     curve: Sequence[EpochProgress],
-    started_at: datetime,
+    start: Start,
     **run: Any,
 ) -> Record:
     """Return the record of a trial that has ended.
 
-    ``report`` is the last report of the trial. The keyword arguments ``run`` are the
-    fields ``executor`` and ``attempts``. Results that were not reported are None.
+    ``report`` is the last report of the trial, which began at ``start``. The keyword
+    arguments ``run`` are the fields ``executor`` and ``attempts``. Results that were
+    not reported are None.
     """
     assert report.status is not None
     task = get_task(trial.task)
     metric = task.under(trial.protocol).metric
-    finished_at = datetime.now(UTC)
+    wall_seconds = start.seconds()
     return Record(
         **{name: getattr(trial, name) for name in _TRIAL},
         trial_key=trial.key,
@@ -221,9 +229,9 @@ def make_record(
         hyperparameters=canonical_json(dict(trial.hyperparameters)),
         status=report.status,
         error=report.error,
-        started_at=started_at,
-        finished_at=finished_at,
-        wall_seconds=(finished_at - started_at).total_seconds(),
+        started_at=start.at,
+        finished_at=start.at + timedelta(seconds=wall_seconds),
+        wall_seconds=wall_seconds,
         node=report.worker.node,
         device=report.worker.device,
         torch_version=report.worker.torch,

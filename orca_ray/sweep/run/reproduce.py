@@ -8,7 +8,6 @@ import math
 import re
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.recorder import make_record
+from orca_ray.sweep.run.trial_state import Start
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 
@@ -244,7 +244,7 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
     directory. Raises UserError if the trial fails because something is missing or wrong
     here.
     """
-    started = datetime.now(UTC)
+    started = Start()
     curve = list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
         runner = TrialRunner(

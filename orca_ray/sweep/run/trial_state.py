@@ -5,14 +5,27 @@ the keys of trials.
 """
 
 import math
+import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import RunningTrial
 from orca_ray.results.logs import LogStream
 from orca_ray.sweep.plan.trial_spec import TrialSpec
 from orca_ray.sweep.search import TrialSource
+
+
+@dataclass(frozen=True)
+class Start:
+    """The time at which a trial started, of two clocks."""
+
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    monotonic: float = field(default_factory=lambda: time.monotonic())
+
+    def seconds(self) -> float:
+        """Return the seconds since then, also if the system's time was set."""
+        return time.monotonic() - self.monotonic
 
 
 @dataclass
@@ -25,7 +38,8 @@ class TrialState:
 
     trial: TrialSpec
     search: TrialSource
-    started_at: datetime
+    start: Start = field(default_factory=Start)
+    """When the trial was created or, later, when it got a worker."""
     curve: list[EpochProgress] = field(default_factory=list)
     attempts: int = 1
     """Number of attempts in this run of the sweep, the present one included."""
@@ -73,7 +87,7 @@ class TrialState:
             phase=trial.phase,
             seed=trial.seed,
             attempt=self.attempt,
-            started_at=self.started_at.isoformat(),
+            started_at=self.start.at.isoformat(),
             waiting=not self.placed,
             node=self.node,
             score=scores[-1] if scores else None,

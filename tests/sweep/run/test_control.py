@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import pytest
@@ -26,6 +27,7 @@ from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Listener, Message, TimeLeft
 from orca_ray.sweep.run.recorder import MAX_RECORDS, Recorder
 from orca_ray.sweep.run.searches import copy_trials
+from orca_ray.sweep.run.trial_state import Start
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
 from tests.results.factories import Clock, files_of, make_point, make_record
@@ -466,6 +468,27 @@ def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
     writer.flush()
     writer.flush_due()
     removed.assert_called_once_with("a")
+
+
+def test_a_store_that_cannot_be_compacted_has_all_records_nevertheless(
+    store: ResultsStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = Recorder(store, "pocket/quick")
+    writer.add(records=[make_record("a")])
+    writer.close([])
+    full_disk = mock.Mock(side_effect=UserError("no space"))
+    monkeypatch.setattr(store, "compact", full_disk)
+    writer.tidy(["a"], [])
+    assert "all scores are stored" in caplog.text
+    assert "no space" in caplog.text
+    assert read_keys(store) == {"a"}
+
+
+def test_a_duration_does_not_follow_the_system_time() -> None:
+    start = Start(at=datetime.now(UTC) + timedelta(minutes=10))  # set back meanwhile
+    assert 0 <= start.seconds() < 60
 
 
 def test_a_copied_trial_counts_as_the_last_attempt(store: ResultsStore) -> None:

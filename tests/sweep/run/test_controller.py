@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from orca_ray.sweep.run.events import Event, Message, TrialFinished
 from orca_ray.sweep.run.recorder import make_record
 from orca_ray.sweep.run.retries import FailureLedger
 from orca_ray.sweep.run.searches import Durations
+from orca_ray.sweep.run.trial_state import Start
 from orca_ray.sweep.search.search import Search
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from tests.results import factories
@@ -521,7 +521,7 @@ def test_a_lost_trial_keeps_distances_and_durations_of_its_curve() -> None:
     trial = fake_searches()[0].trial({}, 0, "search")
     report = TrialReport(status=Status.LOST)
     record = make_record(
-        trial, "fake", report, curve, datetime.now(UTC), executor="inline", attempts=6
+        trial, "fake", report, curve, Start(), executor="inline", attempts=6
     )
     assert record.distance_before == 4
     assert record.distance_after == 3
