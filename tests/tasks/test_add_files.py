@@ -10,7 +10,7 @@ import lzma
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.tasks import add_files, registry
 from orca_ray.tasks.add_files import Added, add, find
+from orca_ray.tasks.nasbench360 import TASKS as SERIES
+from orca_ray.tasks.nasbench360.ecg import NUM_RECORDS
 from orca_ray.tasks.openml.tables import TABLES, TASKS
 from orca_ray.tasks.task import Arrays, Task
-from tests.raw_files.openml import WRITERS
+from tests.raw_files.nasbench360_series import ecg_content, save_ecg
+from tests.raw_files.openml import WRITERS, Kind, SmallTable, write_table
 
 NUM_SAMPLES = 9
 
@@ -384,3 +387,106 @@ def test_a_table_of_openml_with_another_number_of_rows_is_refused(
     WRITERS["openml/29"](tmp_path)
     message = _refuse(tmp_path / "29")
     assert f"{tmp_path / '29/data.arff'}: expected {TABLES[29]['rows']} sam" in message
+
+
+WEIGHTS = [float(i) for i in range(625)]
+SCALES = ["L" if i % 2 else "R" for i in range(625)]
+CLASSES = [("B", "L", "R")[i % 3] for i in range(625)]
+
+
+def _scale(*, kind: Kind, values: Sequence[object]) -> SmallTable:
+    """Return a table like OpenML 11, whose last feature is of ``kind``."""
+    features: list[tuple[str, Kind]] = [(name, "NUMERIC") for name in "abc"]
+    cells = zip(WEIGHTS, WEIGHTS, WEIGHTS, values, CLASSES, strict=True)
+    return SmallTable(
+        name="balance-scale",
+        columns=[*features, ("d", kind), ("class", ("B", "L", "R"))],
+        rows=list(cells),
+        target="class",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reason"),
+    [
+        ("NUMERIC", WEIGHTS, ""),
+        (("L", "R"), SCALES, "data.arff: expected 4 columns of numbers, as on"),
+        ("STRING", SCALES, "data.arff: column 'd' is of type STRING"),
+        ("NUMERIC", SCALES, "data.arff is not a table in ARFF"),
+    ],
+)
+def test_a_table_of_openml_with_another_type_of_a_column_is_refused(
+    kind: Kind,
+    values: Sequence[object],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_home: Path,
+) -> None:
+    (task,) = (task for task in TASKS if task.name == "openml/11")
+    monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task})
+    write_table(tmp_path, 11, _scale(kind=kind, values=values))
+    if not reason:
+        assert _add(tmp_path / "11")["openml/11"].num_files == 2
+        return
+    assert reason in _refuse(tmp_path / "11")
+    assert not _stored(empty_home)
+
+
+def _shorten(file: Path) -> None:
+    """Remove the last bytes of a file."""
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_shorten, "11/data.arff has MD5"),
+        (Path.unlink, "raw files are neither in"),
+    ],
+)
+def test_a_damaged_or_missing_table_of_openml_is_refused(
+    damage: Callable[[Path], object],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_home: Path,
+) -> None:
+    (task,) = (task for task in TASKS if task.name == "openml/11")
+    monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task})
+    write_table(tmp_path, 11, _scale(kind="NUMERIC", values=WEIGHTS))
+    damage(tmp_path / "11/data.arff")
+    message = _refuse(tmp_path / "11")
+    assert "11/data.arff" in message
+    assert reason in message
+    assert not _stored(empty_home)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "num_lost", "reason"),
+    [
+        ("", 0, f"expected {NUM_RECORDS} samples, as in the published file, found 80"),
+        ("", 1000, "challenge2017.pkl"),
+        (".xz", 1000, "challenge2017.pkl.xz"),
+    ],
+)
+def test_records_of_ecg_that_are_fewer_or_truncated_are_refused(
+    suffix: str,
+    num_lost: int,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_home: Path,
+) -> None:
+    (task,) = (task for task in SERIES if task.name == "nasbench360/ecg")
+    monkeypatch.setattr(registry, "all_tasks", lambda: {task.name: task})
+    save_ecg(tmp_path, ecg_content())
+    file = tmp_path / "challenge2017.pkl"
+    content = file.read_bytes()
+    file.unlink()
+    if suffix:
+        content = lzma.compress(content, preset=0)
+    damaged = file.with_name(file.name + suffix)
+    damaged.write_bytes(content[: len(content) - num_lost])
+    assert reason in _refuse(damaged)
+    assert not _stored(empty_home)

@@ -47,14 +47,17 @@ LEAST_ROWS = 3
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
     """Return the arrays of one table.
 
-    Raises the UserErrors of `read_table`, `frequent`, `classes` and `encode`.
+    Raises the UserErrors of `read_table`, `classes`, `check_types`, `frequent` and
+    `encode`.
     """
     name = workspace.task
     table, target = read_table(workspace, dataset_id)
+    labels, names = classes(name, target)
     if "rows" in TABLES[dataset_id]:
         path = workspace.raw / raw_files(dataset_id)[1].path
         workspace.check_count(path, len(table), TABLES[dataset_id]["rows"])
-    labels, names = classes(name, target)
+        if workspace.whole:
+            check_types(path, table, len(names), TABLES[dataset_id])
     kept = frequent(name, labels, names)
     labels = np.unique(labels[kept], return_inverse=True)[1]
     train, validation, test = split(labels, SPLIT_SEED)
@@ -69,6 +72,32 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
     x = x_NLW if is_paper and is_numeric else x_NLW.transpose(0, 2, 1)
     y = labels.astype(np.int64)
     return name_arrays([(x[rows], y[rows]) for rows in (train, validation, test)])
+
+
+def check_types(
+    path: Path, table: "pd.DataFrame", num_classes: int, declared: Mapping[str, int]
+) -> None:
+    """Raise UserError if a table has other columns or classes than on OpenML.
+
+    ``declared`` has their numbers: the fields ``numeric``, ``nominal`` and ``classes``
+    of the table in ``tables.toml``. ``path`` is for the message.
+    """
+    found = {
+        "numeric": table.select_dtypes("number").shape[1],
+        "nominal": table.select_dtypes("category").shape[1],
+        "classes": num_classes,
+    }
+    titles = {
+        "numeric": "columns of numbers",
+        "nominal": "columns of categories",
+        "classes": "classes",
+    }
+    for field, count in found.items():
+        if count != declared[field]:
+            raise UserError(
+                f"{path}: expected {declared[field]} {titles[field]}, as on OpenML,"
+                f" found {count}"
+            )
 
 
 def _as_reference(
