@@ -25,7 +25,8 @@ from orca_ray.methods import model_config
 from orca_ray.methods.snapshot import Snapshot
 from orca_ray.models.mixture import Mixture
 from orca_ray.predictor import Predictor, load
-from orca_ray.serving.formats import JSON, Formats
+from orca_ray.serving.formats import Formats
+from orca_ray.serving.reading import JSON
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start

@@ -124,6 +124,8 @@ TOKEN = "ORCA_RAY_SERVE_TOKEN"
 """Environment variable with the token that requests must send."""
 MIN_TOKEN_LENGTH = 16
 """Smallest number of characters of a token."""
+MAX_TOKEN_BYTES = 4096
+"""Largest size of a file with a token."""
 MOST_CONNECTIONS = 512
 """Number of connections at a time; at most half of the process's file descriptors."""
 END_SECONDS = 5
@@ -162,7 +164,7 @@ def serve(
         int, Option(min=1, help="Most samples in a request.")
     ] = 10_000,
     rate: Annotated[
-        float, Option(min=0.01, help="Most requests a second, over all clients.")
+        float, Option(min=0.01, help="Most requests a second from one address.")
     ] = 500.0,
     timeout: Annotated[
         float, Option(min=0.1, metavar="SECONDS", help="Most time for a request.")
@@ -206,11 +208,15 @@ def _serve(
 
     from orca_ray.predictor import Predictor
     from orca_ray.serving.application import Application, Limits
+    from orca_ray.serving.decoding import DecodingProcess, ModelForm
 
     # one core is for HTTP; torch does not know of containers
     torch.set_num_threads(max(1, allowed_cpus() - 1))
     predictor = Predictor.load(model, device)
-    app = Application(predictor, Limits(**limits), token)
+    bounds = Limits(**limits)
+    form = ModelForm(predictor.task, predictor.preprocessing, bounds.samples)
+    decoder = DecodingProcess(form, bounds.body_bytes, bounds.seconds)
+    app = Application(predictor, bounds, token, decoder.read)
     host, port = listener.getsockname()[:2]
     if ":" in host:  # an IPv6 address
         host = f"[{host}]"
@@ -219,7 +225,10 @@ def _serve(
         f"serving {predictor.task.name} at {url}/v1/predict, description at"
         f" {url}/openapi.json; Ctrl-C ends it"
     )
-    uvicorn.Server(_server_config(app, limits["seconds"])).run(sockets=[listener])
+    try:
+        uvicorn.Server(_server_config(app, bounds.seconds)).run(sockets=[listener])
+    finally:
+        decoder.close()
 
 
 def read_token(path: Path | None) -> str | None:
@@ -240,7 +249,14 @@ def read_token(path: Path | None) -> str | None:
                 f"--token-file {path}: there is no such file; write a token to it, e.g."
                 " openssl rand -hex 32"
             )
-        token = path.read_text(encoding="utf-8", errors="replace").strip()
+        with path.open("rb") as file:
+            content = file.read(MAX_TOKEN_BYTES + 1)
+        if len(content) > MAX_TOKEN_BYTES:
+            raise UserError(
+                f"--token-file {path} has more than {MAX_TOKEN_BYTES} bytes, so it is"
+                " no token; write one to a file, e.g. openssl rand -hex 32"
+            )
+        token = content.decode(errors="replace").strip()
     is_plain = token.isascii() and token.isprintable() and " " not in token
     if len(token) < MIN_TOKEN_LENGTH or not is_plain:
         raise UserError(

@@ -1,18 +1,20 @@
 """The ASGI application that answers requests for predictions of one model.
 
 A thread predicts in batches. Before a request reaches it, the application checks its
-route and its limits, and counts it.
+route and its limits, and counts it. `orca_ray.serving.decoding` decodes bodies.
 """
 
 import asyncio
 import hmac
 import ipaddress
+import itertools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,7 +33,8 @@ from starlette.responses import JSONResponse, Response
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.predictor import Predictor
-from orca_ray.serving.formats import ARROW, JSON, Formats
+from orca_ray.serving.formats import Formats
+from orca_ray.serving.reading import ARROW, JSON
 
 PREDICT = "/v1/predict"
 """Path of predictions."""
@@ -47,6 +50,10 @@ IN_PROGRESS = 64
 """Largest number of requests for predictions at a time."""
 HELD_BODIES = 8
 """Number of bodies of the largest size that may be in memory at a time."""
+CLIENT_SHARE = 0.75
+"""Share of the requests and bodies at a time that one client may have."""
+MOST_CLIENTS = 1000
+"""Number of clients from which on those without a request are forgotten."""
 SLOW_SECONDS = 1.0
 """Seconds after which an incomplete request ends if another one needs its place."""
 _LATENCY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -68,6 +75,8 @@ class Outputs(NamedTuple):
 
 _Job = tuple[Array, "Future[Outputs]"]
 """Samples [n, *input_shape] of a request, and the future of their outputs."""
+_Read = Callable[[str, bytes], tuple[Array, list[str]]]
+"""Function that returns the samples in a body of a media type, and warnings."""
 
 
 class Limits(NamedTuple):
@@ -77,9 +86,23 @@ class Limits(NamedTuple):
     samples: int = 10_000
     """Samples in a request."""
     rate: float = 500.0
-    """Requests for predictions a second, over all clients; as many may come at once."""
+    """Requests for predictions a second of one client; as many may come at once."""
     seconds: float = 30.0
     """Seconds from the first byte of a request to its answer."""
+
+
+@dataclass(eq=False)
+class Client:
+    """What the requests of one address take of the server."""
+
+    arrival_time: float = 0.0
+    """Time at which the last accepted request would have come at the full rate."""
+    in_progress: int = 0
+    held_bytes: int = 0
+    predicting: int = 0
+    """Number of requests whose samples wait for the model, or are predicted."""
+    decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Lock that is held while a body is decoded, so that clients take turns."""
 
 
 class ServedModel:
@@ -97,13 +120,18 @@ class ServedModel:
         self._seconds = seconds
         self._batch_begin = float("inf")
         self._works = False
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: queue.PriorityQueue[tuple[int, int, _Job]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
-    def outputs(self, x: Array) -> "Future[Outputs]":
-        """Return a future of the outputs for samples [n, *input_shape]."""
+    def outputs(self, x: Array, num_before: int = 0) -> "Future[Outputs]":
+        """Return a future of the outputs for samples [n, *input_shape].
+
+        ``num_before`` is the number of requests of the same client that wait: the first
+        requests of all clients come before the second ones.
+        """
         future = Future[Outputs]()
-        self._jobs.put((x, future))
+        self._jobs.put((num_before, next(self._numbers), (x, future)))
         return future
 
     async def ready(self) -> bool:
@@ -133,7 +161,7 @@ class ServedModel:
             # Requests that have ended meanwhile have cancelled their futures.
             batch = [
                 (x, future)
-                for x, future in jobs
+                for _, _, (x, future) in jobs
                 if future.set_running_or_notify_cancel()
             ]
             if batch:
@@ -162,6 +190,19 @@ class ServedModel:
             end = begin + len(x)
             future.set_result(Outputs(outputs[begin:end], len(outputs)))
             begin = end
+
+
+@dataclass
+class _Place:
+    """What a request in progress takes."""
+
+    begin: float
+    """Time at which the request began."""
+    client: Client
+    body: bytearray = field(default_factory=bytearray)
+    """Body so far."""
+    is_free: bool = False
+    """Whether the request has ended."""
 
 
 class Metrics:
@@ -219,6 +260,18 @@ class Metrics:
         return generate_latest(self._registry)
 
 
+def _client_key(request: Request) -> str:
+    """Return the address whose requests count together: of IPv6, the network (/64)."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))
+
+
 def _is_local(host: str) -> bool:
     """Return whether a Host header names this machine.
 
@@ -265,26 +318,31 @@ class Application:
     Exceptions become answers, too.
     """
 
-    def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
+    def __init__(
+        self,
+        model: Predictor,
+        limits: Limits,
+        token: str | None,
+        read: _Read | None = None,
+    ) -> None:
         """Start the thread of the model.
 
-        Requests must send ``token``; None: they need none.
+        Requests must send ``token``; None: they need none. ``read`` decodes bodies, one
+        at a time; None: this process does, and answers nothing else meanwhile.
         """
         self._limits = limits
         self._token = token
         self._formats = Formats(model, limits.samples)
         self._served = ServedModel(model, limits.seconds)
-        # one worker, so that the memory that parsing needs does not add up
-        self._worker = ThreadPoolExecutor(1)
-        self._arrival_time = 0.0
-        """Time at which the last accepted request would have come at the full rate."""
+        self._read = read or self._formats.reader.read
+        # one worker each, so that the memory that they need does not add up
+        self._reader = ThreadPoolExecutor(1)
+        self._writer = ThreadPoolExecutor(1)
+        self._clients: dict[str, Client] = {}
         self._held_bytes = 0
         self._in_progress = 0
-        self._arriving: dict[asyncio.Timeout, tuple[float, bytearray]] = {}
-        """Requests whose body is incomplete, by their time limit, oldest first.
-
-        The values are the time at which a request began, and its body so far.
-        """
+        self._arriving: dict[asyncio.Timeout, _Place] = {}
+        """Requests whose body is incomplete, by their time limit, oldest first."""
         self._metrics = Metrics(lambda: self._in_progress)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -369,15 +427,17 @@ class Application:
         if int(length[:16]) > self._limits.body_bytes:
             raise self._too_large()
         now = time.monotonic()
-        self._admit(now)
-        body = bytearray()
+        client = self._client_of(request, now)
+        self._admit(client, now)
+        place = _Place(now, client)
         self._in_progress += 1
+        client.in_progress += 1
         try:
             async with asyncio.timeout(self._limits.seconds) as deadline:
-                self._arriving[deadline] = now, body
-                await self._receive(request, body)
+                self._arriving[deadline] = place
+                await self._receive(request, place)
                 self._arriving.pop(deadline, None)
-                return await self._predicted(media, bytes(body))
+                return await self._predicted(media, bytes(place.body), client)
         except TimeoutError as error:
             raise HTTPException(
                 408,
@@ -388,30 +448,65 @@ class Application:
             ) from error
         finally:
             self._arriving.pop(deadline, None)
-            self._in_progress -= 1
-            self._held_bytes -= len(body)
+            self._free(place)
 
-    def _admit(self, now: float) -> None:
+    def _client_of(self, request: Request, now: float) -> Client:
+        """Return the client of a request, and forget others that ask for nothing."""
+        if len(self._clients) >= MOST_CLIENTS:
+            least = now - max(1.0, 1 / self._limits.rate)
+            self._clients = {
+                key: client
+                for key, client in self._clients.items()
+                if client.in_progress or client.arrival_time > least
+            }
+        return self._clients.setdefault(_client_key(request), Client())
+
+    def _admit(self, client: Client, now: float) -> None:
         """Count a new request towards the rate; HTTPException if there are too many."""
         step = 1 / self._limits.rate
         # At most one second is made up for: so many requests may come at once.
-        arrival_time = max(self._arrival_time, now - max(1.0, step)) + step
+        arrival_time = max(client.arrival_time, now - max(1.0, step)) + step
         if arrival_time > now:
             raise self._busy()
-        if self._in_progress >= IN_PROGRESS and not self._end_oldest_slow_request(now):
+        if client.in_progress >= CLIENT_SHARE * IN_PROGRESS:
+            has_place = self._end_oldest_slow_request(now, client)
+        else:
+            has_place = self._in_progress < IN_PROGRESS
+            has_place = has_place or self._end_oldest_slow_request(now)
+        if not has_place:
             raise self._busy()
-        self._arrival_time = arrival_time
+        client.arrival_time = arrival_time
 
-    async def _receive(self, request: Request, body: bytearray) -> None:
-        """Append a request's body to ``body``; HTTPException if there is no room."""
+    async def _receive(self, request: Request, place: _Place) -> None:
+        """Append a request's body to its place; HTTPException if there is no room."""
+        body = place.body
+        client = place.client
+        most_bytes = HELD_BODIES * self._limits.body_bytes
         async for part in request.stream():
+            if place.is_free:  # the deadline is about to end this request
+                raise TimeoutError
             body.extend(part)
             self._held_bytes += len(part)
+            client.held_bytes += len(part)
             if len(body) > self._limits.body_bytes:
                 raise self._too_large()
-            while self._held_bytes > HELD_BODIES * self._limits.body_bytes:
+            while client.held_bytes > CLIENT_SHARE * most_bytes:
+                if not self._end_oldest_slow_request(time.monotonic(), client):
+                    raise self._busy()
+            while self._held_bytes > most_bytes:
                 if not self._end_oldest_slow_request(time.monotonic()):
                     raise self._busy()
+
+    def _free(self, place: _Place) -> None:
+        """Free the place of a request, unless that was done."""
+        if place.is_free:
+            return
+        place.is_free = True
+        self._in_progress -= 1
+        place.client.in_progress -= 1
+        self._held_bytes -= len(place.body)
+        place.client.held_bytes -= len(place.body)
+        place.body.clear()
 
     def _too_large(self) -> HTTPException:
         return HTTPException(
@@ -423,36 +518,48 @@ class Application:
     def _busy(self) -> HTTPException:
         return HTTPException(
             429,
-            f"there are more than {self._limits.rate:g} requests a second, or than"
-            f" {IN_PROGRESS} requests or {HELD_BODIES} large bodies at once; send"
-            " fewer",
+            f"there are more than {self._limits.rate:g} requests a second from one"
+            f" client, or than {IN_PROGRESS} requests or {HELD_BODIES} large bodies at"
+            f" once, of which one client has {CLIENT_SHARE:.0%} at most; send fewer",
             {"Retry-After": "1"},
         )
 
-    def _end_oldest_slow_request(self, now: float) -> bool:
+    def _end_oldest_slow_request(
+        self, now: float, client: Client | None = None
+    ) -> bool:
         """End the oldest request if its body is incomplete after `SLOW_SECONDS`.
 
-        Return whether there was one.
+        Return whether there was one, of ``client`` if that is given.
         """
-        if not self._arriving:
+        arriving = [
+            (deadline, place)
+            for deadline, place in self._arriving.items()
+            if client is None or place.client is client
+        ]
+        if not arriving:
             return False
-        deadline, (begin, body) = next(iter(self._arriving.items()))
-        if now - begin < SLOW_SECONDS:
+        deadline, place = arriving[0]
+        if now - place.begin < SLOW_SECONDS:
             return False
         del self._arriving[deadline]
-        self._held_bytes -= len(body)
-        body.clear()
+        self._free(place)
         # A deadline of now raises TimeoutError in the task of that request.
         deadline.reschedule(asyncio.get_running_loop().time())
         return True
 
-    async def _predicted(self, media: str, body: bytes) -> Response:
+    async def _predicted(self, media: str, body: bytes, client: Client) -> Response:
         """Return the answer with predictions for the samples in a complete body."""
         run = asyncio.get_running_loop().run_in_executor
-        x, warnings = await run(self._worker, self._formats.read, media, body)
-        outputs = await asyncio.wrap_future(self._served.outputs(x))
+        async with client.decoding:
+            x, warnings = await run(self._reader, self._read, media, body)
+        future = self._served.outputs(x, client.predicting)
+        client.predicting += 1
+        try:
+            outputs = await asyncio.wrap_future(future)
+        finally:
+            client.predicting -= 1
         self._metrics.count_prediction(len(x), outputs.batch_samples)
         content = await run(
-            self._worker, self._formats.write, media, outputs.values, warnings
+            self._writer, self._formats.write, media, outputs.values, warnings
         )
         return Response(content, media_type=media)

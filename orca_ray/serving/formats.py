@@ -1,103 +1,30 @@
-"""Reader of requests and writer of answers, as JSON and as Arrow IPC streams.
+"""Writer of answers as JSON and as Arrow IPC streams, and the OpenAPI description."""
 
-Requests come from strangers, so everything in them is checked.
-"""
-
-import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import types
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, create_model
 from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
-from typing_extensions import TypedDict
 
-from orca_ray.data.rows import Array, stacked
-from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.methods.model_inputs import ModelInputs
-from orca_ray.own_data import UserData
-from orca_ray.own_data.array_inputs import AudioInputs
-from orca_ray.own_data.tables import TableInputs
+from orca_ray.data.rows import Array
 from orca_ray.predictor import Predictor
+from orca_ray.serving.reading import ARROW, JSON, RequestReader, nested_lists
 from orca_ray.version import __version__
-
-SOURCE = "the request"
-"""Word for the data in error messages."""
-JSON = "application/json"
-"""Media type of JSON."""
-ARROW = "application/vnd.apache.arrow.stream"
-"""Media type of Arrow IPC streams."""
-MOST_VALUES = 4 * 2**20
-"""Largest number of values in inputs or outputs of a request: 16 MiB as float32."""
-MOST_CHARACTERS = 1000
-"""Largest number of characters in a text of a table."""
-MOST_DECODED = 10 * 2**20
-"""Largest number of characters in a dictionary-encoded column.
-
-It is counted as if all texts were as long as the longest.
-"""
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
-_CELLS = {
-    "number": _Number | None,
-    "date": _Text | None,
-    "category": _Text | int | _Number | bool | None,
-}
-"""Type of a cell in JSON, for each kind of column."""
-_ARROW_ERRORS = (
-    pa.ArrowException,
-    ValueError,
-    TypeError,
-    KeyError,
-    OSError,
-    OverflowError,
-    MemoryError,
-)
-"""Errors that pyarrow raises for streams that are damaged or of another form."""
-_LIST_TYPES = (
-    pa.FixedShapeTensorType | pa.ListType | pa.LargeListType | pa.FixedSizeListType
-)
-"""Arrow types of arrays and nested lists."""
 
 
 class Formats:
-    """Reader of requests and writer of answers, in JSON or Arrow.
+    """Writer of answers, in JSON or Arrow, and reader of requests.
 
     A request has rows of a table by column name, or arrays.
     """
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
         """Allow ``most_samples`` in a request, or fewer if their arrays are large."""
-        num_inputs = math.prod(model.task.input_shape)
-        num_outputs = math.prod(model.task.target.output_shape)
-        num_values = max(num_inputs, num_outputs, 1)  # of one sample
         self._model = model
-        self._most_samples = max(1, min(most_samples, MOST_VALUES // num_values))
-        preprocessing = model.preprocessing
-        self._encoder = None if preprocessing is None else preprocessing.encoder
-        self._request = self._request_type()
+        self.reader = RequestReader(model.task, model.preprocessing, most_samples)
         self._answer = self._answer_type()
-
-    def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        """Return the samples in a request as float32 [n, *input_shape], and warnings.
-
-        Raises UserError for invalid samples.
-        """
-        warnings: list[str] = []
-
-        def warn(text: str) -> None:
-            warnings.append(shorten(printable(text)))
-
-        data = self._from_json(body) if media == JSON else self._from_arrow(body)
-        inputs = ModelInputs.of(data, self._model.task, self._model.preprocessing)
-        with np.errstate(over="ignore", invalid="ignore"):
-            samples = np.concatenate(list(inputs.chunks(warn)))
-        return samples, warnings
 
     def write(self, media: str, outputs: Array, warnings: list[str]) -> bytes:
         """Return the body of an answer.
@@ -124,7 +51,7 @@ class Formats:
         ``token`` says whether requests need a token.
         """
         types: list[tuple[Any, Any]] = [
-            (self._request, "validation"),
+            (self.reader.request_type, "validation"),
             (self._answer, "validation"),
         ]
         references, schemas = models_json_schema(
@@ -164,29 +91,6 @@ class Formats:
             "components": components,
         }
 
-    def _request_type(self) -> type[BaseModel]:
-        """Return the type of requests in JSON: rows of a table, or samples."""
-        encoder = self._encoder
-        count_limits = Field(min_length=1, max_length=self._most_samples)
-        if isinstance(encoder, TableInputs):
-            row: Any = TypedDict("Row", _cell_types(encoder))  # type: ignore[misc]
-            return create_model("Request", rows=(list[row], count_limits))
-        fields = dict[str, Any]()
-        if isinstance(encoder, AudioInputs):
-            rate = Field(
-                ge=encoder.rate, le=encoder.rate, description="Sampling rate in Hz."
-            )
-            fields["rate"] = (_Number, rate)
-        shape: Sequence[int | None] = self._model.task.input_shape
-        value: Any = _Number
-        if encoder is not None:
-            value = _Number | None  # encoders of users' data take missing values
-            # recordings have one axis, of any length
-            any_lengths = [None] * len(getattr(encoder, "axes", "L"))
-            shape = getattr(encoder, "given", None) or any_lengths
-        sample: Any = _nested(shape, value)
-        return create_model("Request", samples=(list[sample], count_limits), **fields)
-
     def _answer_type(self) -> type[BaseModel]:
         """Return the type of answers in JSON."""
         model = self._model
@@ -197,64 +101,16 @@ class Formats:
         if model.task.target.kind == "classes":
             prediction = str if model.label_names else int
         else:
-            prediction = _nested(shape, bool if model.decides else float)
+            prediction = nested_lists(shape, bool if model.decides else float)
         fields: dict[str, Any] = {
             "predictions": (list[prediction], ...),
             "labels": (list[str], ...),
             "warnings": (list[str], ...),
         }
         if model.decides:
-            probability: Any = _nested(shape, float)
+            probability: Any = nested_lists(shape, float)
             fields["probabilities"] = (list[probability], ...)
         return create_model("Predictions", **fields)
-
-    def _from_json(self, body: bytes) -> UserData:
-        """Return the data in the body of a JSON request.
-
-        Raises UserError if the body is not of the type that this model takes.
-        """
-        try:
-            request: Any = self._request.model_validate_json(body)
-        except ValidationError as error:
-            raise UserError(_explain_error(error)) from error
-        if hasattr(request, "rows"):
-            return UserData(x=pd.DataFrame(request.rows, dtype=object), source=SOURCE)
-        return _arrays(request.samples, getattr(request, "rate", None))
-
-    def _from_arrow(self, body: bytes) -> UserData:
-        """Return the data in an Arrow stream: rows of a table, or samples in column x.
-
-        Raises UserError if the stream is damaged or has another form.
-        """
-        try:
-            table = _table(body, self._most_samples)
-            if isinstance(self._encoder, TableInputs):
-                columns = {
-                    name: _cells(table, name)
-                    for name in self._encoder.names
-                    if name in table.column_names
-                }
-                return UserData(x=pa.table(columns).to_pandas(), source=SOURCE)
-            rate = (table.schema.metadata or {}).get(b"rate")
-            samples = _samples(table.column("x"))
-            return _arrays(samples, None if rate is None else float(rate))
-        except UserError:
-            raise
-        except _ARROW_ERRORS as error:
-            raise UserError(
-                f"{SOURCE} is no Arrow stream for this model: {shorten(error)}; write"
-                " it again"
-            ) from error
-
-
-def _cell_types(encoder: TableInputs) -> dict[str, Any]:
-    """Return the type of a cell in JSON for each column, by name."""
-    cells = dict[str, Any]()
-    for column in encoder.columns:
-        categories = ", ".join(map(printable, column.categories))
-        about = shorten(f"a {column.kind}, or null: {categories}")
-        cells[column.name] = Annotated[_CELLS[column.kind], Field(description=about)]
-    return cells
 
 
 def _arrow_column(values: Array) -> Any:
@@ -264,156 +120,3 @@ def _arrow_column(values: Array) -> Any:
     if values.dtype == bool:  # there are no tensors of booleans
         values = values.view("uint8")
     return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
-
-
-def _nested(shape: Sequence[int | None], leaf: Any) -> Any:
-    """Return the type of nested lists of ``leaf`` with the lengths ``shape``.
-
-    A length None stands for any length but 0.
-    """
-    if not shape:
-        return leaf
-    length, *inner_lengths = shape
-    item: Any = _nested(inner_lengths, leaf)
-    least = 1 if length is None else length
-    return Annotated[list[item], Field(min_length=least, max_length=length)]
-
-
-def _arrays(samples: Sequence[Any], rate: float | None) -> UserData:
-    """Return data whose samples are arrays; UserError for uneven or empty samples."""
-    arrays = []
-    for number, sample in enumerate(samples, start=1):
-        try:
-            array = np.array(sample, dtype=np.float64)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{SOURCE}, sample {number}: lists of one level have unequal lengths;"
-                " pad them"
-            ) from error
-        if not array.size:
-            raise UserError(f"{SOURCE}, sample {number} is empty; leave it out")
-        arrays.append(array)
-    return UserData(x=stacked(arrays), source=SOURCE, rate=rate)
-
-
-def _explain_error(error: ValidationError) -> str:
-    """Return a message about the first error in a request that has an invalid form.
-
-    The message has the place of the error, and what was found there.
-    """
-    first = error.errors(include_url=False, include_context=False)[0]
-    what = first["msg"]
-    if first["type"] == "json_invalid":
-        return f"{SOURCE}: {what}; send a JSON object as /openapi.json describes it"
-    place = _place(first["loc"])
-    if first["type"] == "missing":
-        return f"{place} is missing; send it, with null for a value that is not known"
-    value = first["input"]
-    if isinstance(value, dict):
-        value_text = "a JSON object"
-    elif isinstance(value, list):
-        value_text = "a JSON array"
-    else:
-        value_text = quoted(value)
-    return (
-        f"{place}: {what[:1].lower()}{what[1:]}, found {value_text}; see /openapi.json"
-        " for what the model takes"
-    )
-
-
-def _place(location: Sequence[int | str]) -> str:
-    """Return the row and column, or the sample and position, of a value in a request.
-
-    ``location`` holds the keys and indices that lead to the value, e.g.
-    ``("rows", 0, "age")``.
-    """
-    if not location:
-        return SOURCE
-    field, *inner = location
-    if not inner:
-        return f"{SOURCE}, field {quoted(field)}"
-    number, *within_sample = inner
-    place = f"{SOURCE}, {str(field).removesuffix('s')} {int(number) + 1}"
-    if not within_sample:
-        return place
-    if field == "rows":
-        return f"{place}, column {quoted(within_sample[0])}"
-    position = [index for index in within_sample if isinstance(index, int)]
-    return f"{place}, position {position}"
-
-
-def _table(body: bytes, most_rows: int) -> Any:
-    """Return the table in an Arrow stream of at most ``most_rows`` rows, validated."""
-    # Compressed buffers of a small stream could fill the memory, and pyarrow does not
-    # report them before it expands them. So it first reads the stream with zeros as its
-    # buffers: valid values, but no valid compressed data.
-    zeroed = bytearray()
-    for message in pa.ipc.MessageReader.open_stream(body):
-        content = bytes(message.serialize())
-        size = len(message.body or b"")
-        zeroed += content[: len(content) - size] + bytes(size)
-    try:
-        list(pa.ipc.open_stream(bytes(zeroed)))
-    except OSError as error:
-        raise UserError(
-            f"{SOURCE} is damaged or has compressed buffers; write it without"
-            " compression"
-        ) from error
-    reader = pa.ipc.open_stream(body)
-    batches = list(reader)  # without a copy of the body
-    num_rows = sum(map(len, batches))
-    if not 0 < num_rows <= most_rows:
-        raise UserError(
-            f"{SOURCE} has {num_rows} rows; send 1 to {most_rows} in one request"
-        )
-    for batch in batches:
-        batch.validate(full=True)
-    return pa.Table.from_batches(batches, reader.schema)
-
-
-def _cells(table: Any, name: str) -> Any:
-    """Return a column of a table, decoded if it is dictionary-encoded.
-
-    Raises UserError for a text that is too long, and for other values than numbers,
-    text, dates and booleans.
-    """
-    column = table.column(name)
-    place = f"{SOURCE}, column {quoted(name)}"
-    is_coded = types.is_dictionary(column.type)
-    kind = column.type.value_type if is_coded else column.type
-    if types.is_string(kind) or types.is_large_string(kind):
-        longest = _longest_text(column)
-        is_large = is_coded and longest * len(column) > MOST_DECODED
-        if longest > MOST_CHARACTERS or is_large:
-            raise UserError(f"{place}: a text of {longest} characters is too long")
-    elif not types.is_primitive(kind) and not types.is_null(kind):
-        raise UserError(
-            f"{place}: expected numbers, text or dates, found {shorten(kind)}"
-        )
-    return column.cast(kind)
-
-
-def _longest_text(column: Any) -> int:
-    """Return the number of characters in the longest text of a column."""
-    longest = 0
-    for chunk in column.chunks:
-        texts = chunk.dictionary if types.is_dictionary(column.type) else chunk
-        longest = max(longest, pc.max(pc.utf8_length(texts)).as_py() or 0)
-    return longest
-
-
-def _samples(column: Any) -> Any:
-    """Return the samples in a column of tensors or nested lists of numbers."""
-    is_tensors = isinstance(column.type, pa.FixedShapeTensorType)
-    kind = column.type
-    while isinstance(kind, _LIST_TYPES):
-        kind = kind.value_type
-    is_numeric = types.is_integer(kind) or types.is_floating(kind)
-    if not is_numeric or (is_tensors and column.null_count):
-        raise UserError(
-            f"{SOURCE}, column 'x': expected tensors or nested lists of numbers, found"
-            f" {shorten(kind)}"
-        )
-    if not is_tensors:
-        return column.to_pylist()
-    return [sample for chunk in column.chunks for sample in chunk.to_numpy_ndarray()]

@@ -4,12 +4,14 @@ There is no public one for this. uvicorn has neither a time-out for the head of 
 request nor a limit of connections that ends idle ones: ``limit_concurrency`` refuses
 every request while there are so many connections. `limited_protocol` reads the
 attributes ``loop``, ``transport``, ``flow`` and ``cycle`` of `H11Protocol`,
-``response_complete`` and ``more_body`` of ``cycle``, and ``write_paused`` of ``flow``.
+``response_complete`` and ``more_body`` of ``cycle``, ``write_paused`` of ``flow``, and
+``client``, the address and port of the other side.
 
 `tests/serving/test_uvicorn_private.py` says what breaks when one of them changes.
 """
 
 import asyncio
+from collections import Counter
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,7 +21,8 @@ def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Prot
 
     A connection ends if its first request has no complete head within ``head_seconds``;
     h11 limits the size of a head to 64 KiB. For each connection beyond
-    ``most_connections``, the oldest one ends that waits for its client.
+    ``most_connections``, the oldest one ends that waits for its client; of several
+    clients, it is one of the client that has most of these.
     """
     connections: dict[H11Protocol, None] = {}  # oldest first
 
@@ -30,7 +33,13 @@ def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Prot
             connections[self] = None
             if len(connections) > most_connections:
                 # The new connection itself waits for its client, so there is one.
-                oldest = next(filter(waits_for_client, connections))
+                waiting = [
+                    connection
+                    for connection in connections
+                    if waits_for_client(connection)
+                ]
+                addresses = Counter(map(address_of, waiting))
+                oldest = max(waiting, key=lambda each: addresses[address_of(each)])
                 del connections[oldest]
                 oldest.transport.abort()
 
@@ -54,3 +63,8 @@ def waits_for_client(connection: H11Protocol) -> bool:
         or cycle.more_body
         or connection.flow.write_paused
     )
+
+
+def address_of(connection: H11Protocol) -> str | None:
+    """Return the address of a connection's client; None if it is not known."""
+    return connection.client[0] if connection.client else None

@@ -50,6 +50,13 @@ def test_a_weak_token_is_refused(weak: str, tmp_path: Path) -> None:
         read_token(path)
 
 
+def test_a_large_file_is_no_token(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(b"x" * 4097)
+    with pytest.raises(UserError, match="has more than 4096 bytes"):
+        read_token(path)
+
+
 def test_the_connection_that_has_waited_longest_for_its_client_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

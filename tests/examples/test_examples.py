@@ -20,7 +20,8 @@ import orca_ray
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Array
 from orca_ray.predictor import Predictor, load
-from orca_ray.serving.formats import JSON, Formats
+from orca_ray.serving.formats import Formats
+from orca_ray.serving.reading import JSON
 from orca_ray.testing.suite import make_home
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -266,7 +267,7 @@ def answered(walk: list[str], model: Predictor) -> int:
     command = line.replace("python", shlex.quote(sys.executable), 1)
     subprocess.run(command, shell=True, check=True)
     request = Path(shlex.split(line)[-1]).read_bytes()
-    inputs, warnings = Formats(model, 10).read(JSON, request)
+    inputs, warnings = Formats(model, 10).reader.read(JSON, request)
     assert warnings == []
     return len(model.decide(model.outputs_of(inputs)))
 

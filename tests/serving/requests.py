@@ -17,7 +17,7 @@ from orca_ray.serving.application import (
     Application,
     Limits,
 )
-from orca_ray.serving.formats import JSON
+from orca_ray.serving.reading import JSON
 
 SERIES = ArrayInputs(
     axes="LC", given=None, shape=(3, 16), mask=True, mean=(0, 0), std=(1, 1), largest=3

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from orca_ray.predictor import Predictor
 from orca_ray.serving import application
@@ -16,7 +17,7 @@ from orca_ray.serving.application import (
     Application,
     Limits,
 )
-from orca_ray.serving.formats import ARROW, JSON
+from orca_ray.serving.reading import ARROW, JSON
 from tests.serving.requests import ROWS, SAMPLES, client_of, post
 
 TOKEN = "0123456789abcdef"
@@ -49,6 +50,7 @@ def test_limits_of_requests_at_once(
 ) -> None:
     monkeypatch.setattr(application, "IN_PROGRESS", 2)
     monkeypatch.setattr(application, "HELD_BODIES", 1.5)
+    monkeypatch.setattr(application, "CLIENT_SHARE", 1)
     app = Application(models["mixed"], Limits(body_bytes=1000, seconds=1), None)
 
     async def slow(size: int, pause: float, *, later: float = 0.0) -> Any:
@@ -72,8 +74,11 @@ def test_limits_of_requests_at_once(
     async def together(*requests: Any) -> list[Any]:
         return await asyncio.gather(*requests)
 
-    load = "500 requests a second, or than 2 requests or 1.5 large bodies at once"
-    busy = (429, "1", f"there are more than {load}; send fewer")
+    load = (
+        "there are more than 500 requests a second from one client, or than 2 requests"
+        " or 1.5 large bodies at once, of which one client has 100% at most"
+    )
+    busy = (429, "1", f"{load}; send fewer")
     # nothing of the first three is held any more when the next two come
     for sizes in ((10, 10, 10), (900, 900)):
         *accepted, last = asyncio.run(together(*(slow(size, 0.2) for size in sizes)))
@@ -140,6 +145,64 @@ def test_rate(models: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch) -> 
     assert passed(3) == [True, True, False]
     now += 100
     assert sum(passed(10)) == 4
+
+
+def test_one_client_takes_nothing_from_another(
+    models: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "IN_PROGRESS", 4)
+    monkeypatch.setattr(application, "CLIENT_SHARE", 0.5)
+    app = Application(models["mixed"], Limits(rate=4), None)
+
+    async def ask(address: str, pause: float) -> int:
+        async def body() -> Any:
+            await asyncio.sleep(pause)
+            yield b"{}"
+
+        transport = httpx.ASGITransport(app, client=(address, 1))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost"
+        ) as client:
+            headers = {"Content-Type": JSON}
+            return (
+                await client.post(PREDICT, content=body(), headers=headers)
+            ).status_code
+
+    async def together(*requests: Any) -> list[int]:
+        return await asyncio.gather(*requests)
+
+    # one place of four, and the rate, are left although the first client asks for all
+    greedy = [ask("10.0.0.1", 0.2) for _ in range(10)]
+    statuses = asyncio.run(together(*greedy, ask("10.0.0.2", 0.2)))
+    assert statuses == [422] * 2 + [429] * 8 + [422]
+    # addresses of one IPv6 network are one client
+    same = [ask(f"2001:db8::{number}", 0.2) for number in range(3)]
+    other = ask("2001:db8:0:1::1", 0.2)
+    assert asyncio.run(together(*same, other)) == [422, 422, 429, 422]
+    greedy = [ask("10.0.0.3", 0) for _ in range(300)]
+    asked = asyncio.run(together(*greedy, ask("10.0.0.4", 0)))
+    assert asked.count(429) > 200
+    assert asked[-1] == 422
+
+
+def test_clients_without_requests_are_forgotten(
+    models: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "MOST_CLIENTS", 2)
+    app = Application(models["mixed"], Limits(rate=1e6), None)
+
+    def client_at(address: str, now: float) -> application.Client:
+        scope = {"type": "http", "client": (address, 1)}
+        client = app._client_of(Request(scope), now)
+        client.arrival_time = now
+        return client
+
+    first = client_at("10.0.0.1", 0.0)
+    assert client_at("10.0.0.1", 1.0) is first
+    client_at("10.0.0.2", 1.5)
+    assert client_at("10.0.0.1", 1.6) is first
+    client_at("10.0.0.3", 10.0)
+    assert client_at("10.0.0.1", 10.0) is not first
 
 
 def test_token(models: dict[str, Predictor]) -> None:

@@ -19,7 +19,8 @@ from orca_ray.predictor import Predictor
 from orca_ray.serving.application import (
     PREDICT,
 )
-from orca_ray.serving.formats import ARROW, JSON, Formats
+from orca_ray.serving.formats import Formats
+from orca_ray.serving.reading import ARROW, JSON, _samples
 from tests.docs.pages import BLOCK, ROOT
 from tests.serving.requests import (
     ROWS,
@@ -242,13 +243,65 @@ def test_a_wrong_request_is_explained(
     assert message.lower() in response.json()["error"].lower()
 
 
+def lists_of_size_zero(count: int) -> pa.Table:
+    """Return a column with a list of ``count`` lists, which take no bytes."""
+    none = pa.array([], pa.int8())
+    inner = pa.FixedSizeListArray.from_buffers(
+        pa.list_(pa.int8(), 0), count, [None], children=[none]
+    )
+    return pa.table(
+        {"x": pa.ListArray.from_arrays(pa.array([0, count], "int32"), inner)}
+    )
+
+
+@pytest.mark.parametrize("count", [10**4, 2**31 - 1])
+def test_lists_without_bytes_are_refused_before_they_are_converted(
+    clients: dict[str, TestClient], count: int
+) -> None:
+    response = post(clients["unequal"], stream(lists_of_size_zero(count)), ARROW)
+    assert response.status_code == 422
+    assert "column 'x' has more values than bytes" in response.json()["error"]
+
+
+def test_nested_lists_are_read_as_numpy_reads_them() -> None:
+    kind = pa.list_(pa.list_(pa.float32(), 2))
+    samples = [[[1, 2], [3, None]], [[5, 6]], [[7, 8], [9, 10], [11, 12]]]
+    whole = pa.chunked_array([pa.array(samples[:1], kind), pa.array(samples, kind)[1:]])
+    for column in (whole, whole.cast(pa.large_list(pa.list_(pa.float64())))):
+        for found, sample in zip(_samples(column, 100), samples, strict=True):
+            np.testing.assert_array_equal(found, np.array(sample, np.float64))
+    missing = pa.chunked_array([pa.array([[[1, 2]], None, [None, [1, 2]]], kind)])
+    assert [array.size for array in _samples(missing[:2], 100)] == [2, 0]
+    uneven = missing.cast(pa.list_(pa.list_(pa.float64())))
+    with pytest.raises(UserError, match="sample 3: lists of one level have unequal"):
+        _samples(uneven, 100)
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"1,", b'"",'])
+def test_json_of_many_values_is_refused_before_it_is_parsed(
+    clients: dict[str, TestClient], part: bytes
+) -> None:
+    body = b'{"samples": [' + part * (16 * 2**20 // 3 - 100) + b"1]}"
+    response = post(clients["unequal"], body[: 16 * 2**20], JSON)
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(
+        "the request has more than 1048576 lists"
+    )
+
+
+def test_one_wrong_value_of_many_is_reported(clients: dict[str, TestClient]) -> None:
+    body = b'{"samples": [' + b"[1]," * 100_000 + b"[1]]}"
+    response = post(clients["recordings"], body, JSON)
+    assert "list should have at most" in response.json()["error"].lower()
+
+
 def test_a_dictionary_must_not_expand_far(models: dict[str, Predictor]) -> None:
     formats = Formats(models["mixed"], 20_000)
     # column '1' is read
     with pytest.raises(UserError, match="'age of cask' is missing"):
-        formats.read(ARROW, stream(coded(10_000, "x" * 1000)))
+        formats.reader.read(ARROW, stream(coded(10_000, "x" * 1000)))
     with pytest.raises(UserError, match="a text of 1000 characters is too long"):
-        formats.read(ARROW, stream(coded(20_000, "x" * 1000)))
+        formats.reader.read(ARROW, stream(coded(20_000, "x" * 1000)))
 
 
 def test_changed_and_cut_streams_are_survived(models: dict[str, Predictor]) -> None:
@@ -261,7 +314,7 @@ def test_changed_and_cut_streams_are_survived(models: dict[str, Predictor]) -> N
     refused = 0
     for body in bodies:
         try:
-            assert formats.read(ARROW, body)[0].shape[1:] == (3, 4)
+            assert formats.reader.read(ARROW, body)[0].shape[1:] == (3, 4)
         except UserError:
             refused += 1
     assert len(bodies) / 4 < refused < len(bodies)

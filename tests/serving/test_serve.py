@@ -4,6 +4,7 @@ Predictions, hostile clients, one port, and the end of the process.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import re
@@ -27,7 +28,7 @@ import orca_ray
 from orca_ray.cli import predict
 from orca_ray.predictor import Predictor
 from orca_ray.serving.application import PREDICT
-from orca_ray.serving.formats import JSON
+from orca_ray.serving.reading import JSON
 from orca_ray.testing.suite import save_bert
 from tests.serving.models import table_model
 from tests.serving.requests import ROWS
@@ -118,7 +119,10 @@ def server(module_home: Path, model: Predictor) -> Iterator[Server]:
     finally:
         running.process.send_signal(signal.SIGINT)
         out, error = running.process.communicate(timeout=60)
-    assert (running.process.returncode, out, error) == (0, "stopped\n", "")
+    assert (running.process.returncode, out) == (0, "stopped\n")
+    # `test_a_request_that_never_ends_stops_no_other_and_no_health_check` ends a process
+    lines = error.splitlines()
+    assert [line for line in lines if "decoding a request" not in line] == []
 
 
 def test_it_predicts_and_listens_on_one_port_only_here(
@@ -128,7 +132,8 @@ def test_it_predicts_and_listens_on_one_port_only_here(
     answer = server.client.post(PREDICT, json={"rows": ROWS}).json()
     assert answer["predictions"] == model.predict(pd.DataFrame(ROWS)).tolist()
     process = psutil.Process(server.process.pid)
-    assert not process.children()
+    (decoder,) = process.children()
+    assert not decoder.net_connections("inet")
     listening = [
         connection.laddr
         for connection in process.net_connections("inet")
@@ -167,6 +172,25 @@ def test_hostile_clients(server: Server) -> None:
     with server.connect() as peer:  # a client that goes away
         peer.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
     assert server.client.get("/readyz").status_code == 200
+
+
+def test_a_request_that_never_ends_stops_no_other_and_no_health_check(
+    server: Server,
+) -> None:
+    """The decoding process is stopped: nothing that it does can take longer."""
+    assert server.client.post(PREDICT, json={"rows": ROWS}).status_code == 200
+    (decoder,) = psutil.Process(server.process.pid).children()
+    decoder.suspend()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(server.client.post, PREDICT, json={"rows": ROWS})
+        assert server.client.get("/healthz").status_code == 200
+        assert not stuck.done()
+        assert stuck.result().status_code in (408, 422)
+    # the first request of a new process waits until it has started
+    for _ in range(20):
+        if server.client.post(PREDICT, json={"rows": ROWS}).status_code == 200:
+            break
+    assert not decoder.is_running()
 
 
 def test_slow_senders(server: Server) -> None:

@@ -57,6 +57,20 @@ def test_requests_that_arrive_together_are_one_batch_and_get_their_own_answers()
     assert model.calls == [48, 12, 2, 1, 1]
 
 
+def test_the_first_requests_of_all_clients_come_before_the_second_ones() -> None:
+    model = FakeModel()
+    served = ServedModel(model, 30)  # type: ignore[arg-type]
+    model.go.clear()
+    served.outputs(np.zeros((1, 2), np.float32))
+    time.sleep(0.1)  # the model predicts the first batch
+    sizes = [2] * MOST_REQUESTS
+    for num_before, size in enumerate(sizes):
+        served.outputs(np.zeros((size, 2), np.float32), num_before)
+    other = served.outputs(np.zeros((7, 2), np.float32))
+    model.go.set()
+    assert other.result(30).batch_samples == 7 + 2 * (MOST_REQUESTS - 1)
+
+
 def test_a_model_that_hangs_is_not_ready() -> None:
     model = FakeModel()
     served = ServedModel(model, 0.2)  # type: ignore[arg-type]

@@ -27,14 +27,19 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     await PlainTextResponse("done")(scope, receive, send)
 
 
-def connector(head_seconds: float, most_connections: int) -> Callable[[], Any]:
-    """Return a function that opens a connection in the running loop."""
+def connector(head_seconds: float, most_connections: int) -> Callable[..., Any]:
+    """Return a function that opens a connection in the running loop.
+
+    Its argument is the client's address; None: it is not known.
+    """
     protocol = limited_protocol(head_seconds, most_connections)
     config = uvicorn.Config(answer, http=protocol, ws="none", lifespan="off")
     config.load()
 
-    def connect() -> Any:
-        transport = Mock(get_extra_info=Mock(return_value=None))
+    def connect(address: str | None = None) -> Any:
+        peer = None if address is None else (address, 1)
+        known = {"peername": peer}
+        transport = Mock(get_extra_info=Mock(side_effect=known.get))
         connection = protocol(config, ServerState(), {})
         connection.connection_made(transport)
         return connection
@@ -98,5 +103,17 @@ def test_the_oldest_waiting_connection_makes_room() -> None:
         connect()
         assert not computing.transport.abort.called
         await until_answered(computing)
+
+    asyncio.run(check())
+
+
+def test_the_client_with_most_waiting_connections_makes_room() -> None:
+    async def check() -> None:
+        connect = connector(60.0, 3)
+        lone = connect("10.0.0.1")
+        greedy = [connect("10.0.0.2") for _ in range(3)]
+        assert not lone.transport.abort.called
+        aborted = [connection.transport.abort.called for connection in greedy]
+        assert aborted == [True, False, False]
 
     asyncio.run(check())

@@ -1,0 +1,177 @@
+"""Decoding of requests in a process of its own, with limits of memory and time.
+
+A parser in C keeps the interpreter's lock until it is done, so a request that takes it
+long would stop every thread of the server. Here it stops only the next requests. What a
+request may unfold to is bounded by `orca_ray.serving.reading`; the limits of this
+process hold for what those bounds miss.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
+from orca_ray.methods.model_config import TaskSummary
+from orca_ray.own_data.infer_task import Preprocessing
+
+START_SECONDS = 120.0
+"""Seconds within which the process imports what it needs."""
+DECODE_SECONDS = 10.0
+"""Largest number of seconds for a request; 16 MiB of JSON take one or two."""
+LEAST_MEMORY = 2**30
+"""Bytes of memory that the process may take in addition to `BODY_FACTOR` bodies."""
+BODY_FACTOR = 16
+"""Bytes of memory for each byte of the largest body."""
+
+logger = logging.getLogger(__name__)
+
+
+class ModelForm(NamedTuple):
+    """What a reader of requests needs to know of a model."""
+
+    task: TaskSummary
+    preprocessing: Preprocessing | None
+    most_samples: int
+
+
+class DecodingProcess:
+    """Process that decodes one request after the other. It is not thread-safe.
+
+    It is started anew after a request that ended it, or took too long.
+    """
+
+    def __init__(self, form: ModelForm, body_bytes: int, seconds: float) -> None:
+        """Start the process, without waiting for it.
+
+        Bodies have at most ``body_bytes``. Decoding takes at most ``seconds``, or
+        `DECODE_SECONDS` if that is less.
+        """
+        self._form = form
+        self._num_bytes = LEAST_MEMORY + BODY_FACTOR * body_bytes
+        self._seconds = min(seconds, DECODE_SECONDS)
+        self._start()
+
+    def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
+        """Return the samples in a request and warnings; see `RequestReader.read`.
+
+        Raises UserError for invalid samples, and if the process ends or takes too long.
+        """
+        try:
+            if not self._started:
+                self._receive(START_SECONDS)
+                self._started = True
+            self._connection.send_bytes(media.encode())
+            self._connection.send_bytes(body)
+            answer = json.loads(self._receive(self._seconds))
+            content = self._receive(self._seconds)
+        except (OSError, EOFError) as error:
+            self.close()
+            logger.warning(
+                "decoding a request ended with %s (%s); the process is started anew",
+                self._process.returncode,
+                type(error).__name__,
+            )
+            self._start()
+            raise UserError(
+                "the request takes too much memory or time to decode; send fewer"
+                " samples in one request"
+            ) from error
+        if "failure" in answer:
+            raise RuntimeError(answer["failure"])
+        if "refusal" in answer:
+            raise UserError(answer["refusal"])
+        samples = np.frombuffer(content, np.float32)
+        return samples.reshape(-1, *self._form.task.input_shape), answer["warnings"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _start(self) -> None:
+        ours, its = socket.socketpair()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            # other allocators reserve more address space than the limit leaves
+            "ARROW_DEFAULT_MEMORY_POOL": "system",
+        }
+        with its:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    f"import {__name__} as decoding; decoding._work({its.fileno()})",
+                ],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._started = False
+        self._connection.send((self._form, self._num_bytes))
+
+    def _receive(self, seconds: float) -> bytes:
+        """Return a message of the process; TimeoutError if none comes in time."""
+        if not self._connection.poll(seconds):
+            raise TimeoutError
+        return self._connection.recv_bytes()
+
+
+def _work(file_descriptor: int) -> None:
+    """Answer requests until the connection ends. The process runs this function."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
+    from orca_ray.serving.reading import RequestReader
+
+    connection: Connection[Any, Any] = Connection(file_descriptor)
+    form, num_bytes = connection.recv()
+    reader = RequestReader(*form)
+    _limit_memory(num_bytes)
+    connection.send_bytes(b"started")
+    while True:
+        try:
+            media = connection.recv_bytes().decode()
+            body = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        answer: dict[str, Any]
+        samples = np.empty(0, np.float32)
+        try:
+            samples, warnings = reader.read(media, body)
+            answer = {"warnings": warnings}
+        except UserError as error:
+            answer = {"refusal": str(error)}
+        except MemoryError:
+            os._exit(1)  # the server starts another process
+        except Exception:
+            answer = {"failure": traceback.format_exc()}
+        connection.send_bytes(json.dumps(answer).encode())
+        connection.send_bytes(np.ascontiguousarray(samples).data.cast("B"))
+
+
+def _limit_memory(num_bytes: int) -> None:
+    """Limit the memory that this process may take further, on Linux."""
+    with contextlib.suppress(OSError, ValueError):  # a lower limit holds already
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = num_pages * resource.getpagesize() + num_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
