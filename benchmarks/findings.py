@@ -66,7 +66,9 @@ class Sides(NamedTuple):
     def title(self) -> str:
         """The comparison in words, for a column of a table."""
         ratio = f"{label(self.side)} to {label(self.reference)}"
-        return f"{ratio}, divided by that of {self.earlier}" if self.earlier else ratio
+        return (
+            f"{ratio}, divided by that after {self.earlier}" if self.earlier else ratio
+        )
 
 
 @dataclass(frozen=True)

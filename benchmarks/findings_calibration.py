@@ -246,15 +246,18 @@ def _differences(study: Study, plan: Plan) -> dict[str, list[bool]]:
     """Return which statements about differences are made; all of them are false."""
     of_searches = []
     of_methods = []
+    of_lengths = []
     kinds_p = []
     for answer in answers(study, plan.questions):
         if answer.question.sides == SEARCHES:
             of_searches.append(answer.clear)
         else:
             of_methods.append(answer.clear)
+        if answer.question.sides.earlier:
+            of_lengths.append(answer.clear)
         if answer.question.fit is between_kinds:
             kinds_p.append(answer.estimate.p)
-    return {
+    statements = {
         "any answer Yes or No, but that about searches": [any(of_methods)],
         "answer about searches Yes or No": of_searches,
         "`nft` and the best of all baselines differ": [
@@ -264,6 +267,10 @@ def _differences(study: Study, plan: Plan) -> dict[str, list[bool]]:
         "kinds differ, of 5 % meant": [p <= LEVEL for p in kinds_p],
         "kinds differ, of 0.5 % meant": [p <= LEVEL / 10 for p in kinds_p],
     }
+    if of_lengths:
+        name = "answer about two lengths of training Yes or No"
+        statements[name] = of_lengths
+    return statements
 
 
 def _at_margin(design: Design) -> Floats:

@@ -135,25 +135,28 @@ def _convergence(found: Found, sides: Sides) -> str:
     """
     table = found.study.table
     weights_TM = found.study.difference_TM(*sides)
-    counts_TM = np.isfinite(weights_TM).all(axis=1)[:, None] & (weights_TM != 0)
+    is_known_TM = np.isfinite(weights_TM).all(axis=1, keepdims=True)
+    counts_TM = is_known_TM & (weights_TM != 0)
     pairs = [(table.tasks[t], table.methods[m]) for t, m in np.argwhere(counts_TM)]
     curves = found.curves
-    is_of_pair = pd.MultiIndex.from_frame(curves[["task", "method"]]).isin(pairs)
-    if not is_of_pair.any():
+    keys = pd.MultiIndex.from_frame(curves[["task", "method"]])
+    behind = curves[keys.isin(pairs)]
+    if behind.empty:
         return ""
-    behind = curves[is_of_pair]
     statistic = get_statistic("still_falling")
-    together = statistic.compute(behind.assign(method="all")).loc["all"]
+    together = statistic.compute(behind.assign(method="all"))
+    (share,) = together["value"].tolist()
+    (num_trials,) = together["num_trials"].tolist()
     trials = (
-        f"{_percent(together['value'])} of the {together['num_trials']:.0f} trials with"
-        " epochs still improved at the end of training"
+        f"{_percent(share)} of the {num_trials} trials with epochs still improved at"
+        " the end of training"
     )
     of_methods = statistic.compute(behind)
-    unfinished = of_methods.loc[of_methods["unfinished"], "value"]
+    unfinished = of_methods.loc[of_methods["unfinished"], "value"].to_dict()
     names = [f"{label(str(name))} {_percent(x)}" for name, x in unfinished.items()]
     if names:
         trials += f" ({', '.join(names)})"
-    if names or together["unfinished"]:
+    if names or together["unfinished"].all():
         return f"It may not have converged: {trials}."
     return f"{trials}."
 
@@ -357,11 +360,7 @@ def _counts(found: Found) -> Iterator[str]:
     board = found.board
     table = found.study.table
     is_complete_T = np.all(
-        [
-            np.isfinite(found.study.difference_TM(*sides)).all(axis=1)
-            for sides in found.plan.compared
-        ],
-        axis=0,
+        [_is_complete(found, sides) for sides in found.plan.compared], axis=0
     )
     yield (
         f"`{board.benchmark}`, sweep {board.sweep}: all scores of"
@@ -380,6 +379,18 @@ def _counts(found: Found) -> Iterator[str]:
     for part in found.plan.parts:
         if part.name not in found.boards:
             yield not_run(board.benchmark, part.budget, part.protocol)
+
+
+def _is_complete(found: Found, sides: Sides) -> Mask:
+    """Return for each task whether a ratio is known, or is not planned."""
+    known_T = np.isfinite(found.study.difference_TM(*sides)).all(axis=1)
+    methods = {method for _, method in found.pairs}
+    names = [name.partition(" (")[0] for name in sides[:2]]
+    unplanned_T = [
+        any(name in methods and (task, name) not in found.pairs for name in names)
+        for task in found.study.table.tasks
+    ]
+    return known_T | np.array(unplanned_T, dtype=bool)
 
 
 def not_run(benchmark: str, budget: str, protocol: str) -> str:

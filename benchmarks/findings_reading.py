@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -57,10 +58,18 @@ class Found:
     They are NaN for no candidate, and infinite for a candidate without a score of every
     seed.
     """
+    pairs: frozenset[tuple[str, str]]
+    """Planned pairs of task and method."""
     curves: pd.DataFrame
     """Learning curves of the scored trials; see `training_curves`."""
     boards: Mapping[str, Board] = field(default_factory=dict)
     """Boards of the plan's parts that have scores, by their name."""
+
+
+@cache
+def _spec(benchmark: str, budget: str) -> SweepSpec:
+    """Return the sweep of a benchmark, which takes seconds to read."""
+    return load_spec(benchmark, budget=budget)
 
 
 def has_scores(
@@ -93,7 +102,7 @@ def read(benchmark: str, store: ResultsStore, plan: Plan = SIX_EPOCHS) -> Found:
             f"no confirm trial of {benchmark} has a test score yet: continue"
             f" `orca-sweep benchmark {benchmark}`"
         )
-    spec = load_spec(benchmark, budget=board.sweep.partition("/")[2])
+    spec = _spec(benchmark, board.sweep.partition("/")[2])
     trials = records[records["sweep"] == board.sweep]
     validation = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
     distances = dict(zip(trials["trial_key"], trials["distance_before"], strict=True))
@@ -110,7 +119,7 @@ def read(benchmark: str, store: ResultsStore, plan: Plan = SIX_EPOCHS) -> Found:
             for task in other.table.tasks
             if other.infos[task] == board.infos.get(task)
         ]
-        of_part = _columns(other, load_spec(benchmark, budget=part.budget), equal_tasks)
+        of_part = _columns(other, _spec(benchmark, part.budget), equal_tasks)
         for method, scores in of_part.items():
             columns[joined_name(method, part.name)] = scores
         points = training_curves(other, store.curves(sweep))
@@ -131,7 +140,8 @@ def read(benchmark: str, store: ResultsStore, plan: Plan = SIX_EPOCHS) -> Found:
     all_curves = pd.DataFrame(columns=list(COLUMNS["curves"]))
     if known_curves:
         all_curves = pd.concat(known_curves, ignore_index=True)
-    return Found(plan, board, study, validation_TM, all_curves, boards)
+    pairs = frozenset(spec.pairs)
+    return Found(plan, board, study, validation_TM, pairs, all_curves, boards)
 
 
 def _columns(
@@ -235,7 +245,7 @@ def read_bodies(found: Found, store: ResultsStore) -> Study:
     benchmark = found.board.benchmark
     budget = found.board.sweep.partition("/")[2]
     crossed = build(store.records(), benchmark=benchmark, sweep=f"transfer/{budget}")
-    seeds = load_spec(benchmark, budget=budget).confirm_seeds
+    seeds = _spec(benchmark, budget).confirm_seeds
     return bodies.read(found.study, found.board, crossed, seeds)
 
 
