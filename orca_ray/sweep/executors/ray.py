@@ -104,6 +104,8 @@ class RayExecutor(Executor):
         self._session = ""
         """Directory of the cluster's sockets and logs on this machine."""
         self._keeps_logs = False
+        self._services: Mapping[str, tuple[str, int]] = {}
+        """Host and port of each of the cluster's services, by name."""
 
     def open_early(self, address: str | None) -> None:
         """Begin to join or start the cluster in another thread.
@@ -166,6 +168,7 @@ class RayExecutor(Executor):
                 " token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without"
                 " --address and RAY_ADDRESS a cluster is started on this machine."
             ) from error
+        self._services = services()
         nodes = self.nodes()
         self.grows = address != "local"
         kind = (
@@ -254,12 +257,31 @@ class RayExecutor(Executor):
         settings: WorkerSettings,
         progress: Callable[[str], None],
     ) -> Stager:
-        """Return a `RayStager` that stages ``requests`` on all nodes of the cluster."""
+        """Return a `RayStager` that stages ``requests`` on all nodes of the cluster.
+
+        Raises ClusterLostError if the cluster is lost.
+        """
+        stagers: list[Stager] = []
+        self._run_watched(
+            lambda: stagers.append(self._make_stager(requests, settings, progress)),
+            lambda: None,
+        )
+        return stagers[0]
+
+    def _make_stager(
+        self,
+        requests: Sequence[StagingRequest],
+        settings: WorkerSettings,
+        progress: Callable[[str], None],
+    ) -> Stager:
+        """Start the actors of a `RayStager` on the nodes that are alive."""
         import ray
 
         from orca_ray.sweep.worker.ray_stager import RayStager
 
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        if not nodes:
+            raise ClusterLostError("no node of the Ray cluster is alive")
         own = ray.get_runtime_context().get_node_id()
         nodes.sort(key=lambda name: name != own)  # the driver's node comes first
         free = ray.available_resources().get("CPU", 0.0)
@@ -326,7 +348,7 @@ class RayExecutor(Executor):
         ClusterLostError if the cluster is lost, because calls to it do not return.
         """
         background = Background(work)
-        watched = services()
+        watched = self._services
         try:
             background.wait(interrupt, watched)
         except BaseException as error:

@@ -327,6 +327,14 @@ def run_fake_actors(
     return controller.summary()
 
 
+def test_a_cluster_without_nodes_is_lost_before_anything_is_staged(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.nodes", list)
+    with pytest.raises(ClusterLostError, match="no node of the Ray cluster"):
+        RayExecutor().stager([], WorkerSettings(store.uri), print)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.exhaustive
