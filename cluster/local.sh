@@ -159,6 +159,14 @@ until RAY_ADDRESS="$head:$port" ray status >/dev/null 2>&1; do
   sleep 1
 done
 for ((node = 1; node < nodes; node++)); do start "$node" --address="$head:$port" --node-ip-address="$(address "$node")"; done
+# The number of nodes that have joined: 'ray status' has a line for each.
+joined() { RAY_ADDRESS="$head:$port" ray status 2>/dev/null | grep -c '^ *1 node_' || true; }
+until (( $(joined) >= nodes )); do
+  for pid in "${started[@]}"; do
+    kill -0 "$pid" 2>/dev/null || { echo "a node ended before all $nodes had joined" >&2; exit 1; }
+  done
+  sleep 1
+done
 # The job server answers some seconds after the head; a job that is submitted before fails with a long traceback.
 until ray job list --address="http://$head:$dashboard_port" >/dev/null 2>&1; do
   kill -0 "${started[0]}" 2>/dev/null || { echo "the head ended" >&2; exit 1; }
@@ -168,7 +176,10 @@ done
 echo "cluster of $nodes nodes at $head:$port, jobs at http://$head:$dashboard_port; Ctrl-C ends it"
 if [[ $isolated ]]; then
   echo "this machine is $network.1 for the nodes; their files are in $folder"
-  wait "${started[0]}"
+  wait "${started[0]}" || true
+  echo "the head ended" >&2
 else
-  wait -n # a node that dies ends the cluster: better than half a one
+  wait -n || true
+  echo "a node ended, and with it the cluster: better than half a one" >&2
 fi
+exit 1
