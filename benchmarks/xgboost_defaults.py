@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.prepared import HELD_OUT, PAPER
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, Rows
 from orca_ray.results.submissions import SubmittedScore, write_scores
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_benchmark
@@ -84,7 +84,7 @@ def fit(
     )
 
 
-def features(x: Array) -> Array:
+def features(x: Rows) -> Array:
     """Return inputs [N, channels, length] as rows of features [N, F]."""
     return np.asarray(x, dtype=np.float32).reshape(len(x), -1)
 

@@ -224,6 +224,7 @@ BOARDS = {
         "which parts of aligning help: a factorial study of 600 trials",
     ),
     "pocket-quick": ("pocket", "pocket-quick", "four methods with the budget quick"),
+    "openml": ("openml", "openml", "the paper's tables from OpenML"),
 }
 """Pages of boards: by the name of the page, the benchmark or sweep, its store in
 docs/stores, and what it shows."""
