@@ -27,6 +27,10 @@ class DataWarning(UserWarning):
     """Warning about data that can be trained on all the same, e.g. repeated samples."""
 
 
+class RayStartError(UserError):
+    """Error: Ray cannot start on this machine."""
+
+
 class ClusterLostError(RuntimeError):
     """Error: the Ray cluster of a running sweep is lost.
 

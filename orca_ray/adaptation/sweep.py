@@ -29,7 +29,7 @@ from orca_ray.adaptation.report import Report, make_report
 from orca_ray.adaptation.search import AdaptationSearch
 from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PreparedData
-from orca_ray.errors import UserError
+from orca_ray.errors import RayStartError, UserError
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import check_model_target
 from orca_ray.methods.recipe import NO_BODY
@@ -45,7 +45,7 @@ from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.run.events import Listener, Summary
+from orca_ray.sweep.run.events import Listener, Message, Summary
 from orca_ray.sweep.run.executor import Executor
 from orca_ray.sweep.search import History
 from orca_ray.sweep.worker.models import OUTPUTS
@@ -188,7 +188,8 @@ class AdaptationSweep:
         First, methods that fit in seconds are searched in this process for a short
         time, while the executor starts. Then all methods are searched on the executor.
         If Ray is not worth its start (see `_is_too_small_for_ray`), or if all methods
-        fit in seconds, there is only one search, of all methods in this process.
+        fit in seconds, there is only one search, of all methods in this process. There
+        the second search also runs if Ray cannot start.
 
         Returns the summary of the search that ran last.
         """
@@ -218,7 +219,15 @@ class AdaptationSweep:
                 )
                 if summary.interrupted:
                     return summary
-            return self._search(methods, deadline, engine)
+            try:
+                return self._search(methods, deadline, engine)
+            except RayStartError as error:
+                self._say(f"{error} All trials run in this process instead.")
+        return self._search(methods, deadline, "inline")
+
+    def _say(self, text: str) -> None:
+        if self.listener is not None:
+            self.listener(Message(text))
 
     def _is_too_small_for_ray(self) -> bool:
         """Return whether the time is too short, or the machine too small, for Ray.

@@ -1,5 +1,6 @@
 """Progress of a sweep: a live table on a terminal, else a line per finished trial."""
 
+import json
 import logging
 import math
 import sys
@@ -18,6 +19,7 @@ from orca_ray.errors import printable
 from orca_ray.leaderboard.formats.table import brief_board
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
+from orca_ray.tasks.registry import BENCHMARK as OWN_DATA
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
@@ -231,12 +233,26 @@ def _fitting(rows: list[RowState], max_rows: int | None) -> list[RowState]:
     return [rows[index] for index in sorted(most_urgent)]
 
 
+def _run_name(record: "Record") -> str:
+    """Return which run of a configuration a trial is, e.g. ``confirm seed 1``.
+
+    Trials of a user's own data train on the folds of the data, e.g. ``fold 2``.
+    """
+    if record.benchmark != OWN_DATA:
+        return f"{record.phase} seed {record.seed}"
+    from orca_ray.adaptation.configuration import FOLD
+
+    fold = json.loads(record.hyperparameters).get(FOLD, 0)
+    return f"fold {fold}" if fold else "validation part"
+
+
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:
     """Return one line about a finished trial, with the number of ended trials."""
     record = event.record
     totals = state.totals()
     facts = [f"validation {score(record.validation_score)}"]
-    if record.test_score is not None:
+    # The test part of own data is read once, for the report.
+    if record.test_score is not None and record.benchmark != OWN_DATA:
         facts.append(f"test {score(record.test_score)}")
     facts.append(duration(record.wall_seconds))
     speed = record.samples_per_second
@@ -248,7 +264,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
         facts.append("alignment reused")
     line = (
         f"[{totals.ended}/{totals.planned}] {record.task} {record.method}"
-        f" {record.phase} seed {record.seed}: {record.status.value}, {', '.join(facts)}"
+        f" {_run_name(record)}: {record.status.value}, {', '.join(facts)}"
     )
     if record.notes:
         line += f" ({record.notes})"

@@ -16,13 +16,14 @@ import pytest
 from orca_ray.adaptation.adapt import adapt, as_task
 from orca_ray.adaptation.sweep import AdaptationSweep
 from orca_ray.cli.app import run
-from orca_ray.errors import UserError
+from orca_ray.errors import RayStartError, UserError
 from orca_ray.methods.registry import get_method
 from orca_ray.predictor import Predictor
 from orca_ray.process import NodeResources
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.run.events import Summary
+from orca_ray.sweep.executors.ray import RayExecutor
+from orca_ray.sweep.run.events import Event, Message, Summary
 from orca_ray.tasks.task import Task
 from tests.results.factories import make_record
 
@@ -151,6 +152,28 @@ def test_one_cpu_needs_no_cluster_for_some_minutes(
         executor="ray",
     ).run()
     assert [call.args[2] == "inline" for call in search.call_args_list] == inline
+
+
+def test_trials_run_here_if_ray_cannot_start(
+    finished: FinishedAdaptation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = mock.Mock(interrupted=False)
+    search = mock.Mock(side_effect=[ended, RayStartError("Ray is ill."), ended])
+    monkeypatch.setattr(AdaptationSweep, "_search", search)
+    monkeypatch.setattr(
+        "orca_ray.sweep.executors.ray.RayExecutor.open_early", mock.Mock()
+    )
+    messages: list[Event] = []
+    adaptation = make_adaptation(
+        finished.task, finished.folder, methods=["linear", "cnn"], executor="ray"
+    )
+    replace(adaptation, minutes=20, listener=messages.append).run()
+    executors = [call.args[2] for call in search.call_args_list]
+    assert executors[0] == executors[2] == "inline"
+    assert isinstance(executors[1], RayExecutor)
+    [message] = messages
+    assert isinstance(message, Message)
+    assert message.text == "Ray is ill. All trials run in this process instead."
 
 
 CUT_BODY = "minilm-l6:layers=4"

@@ -358,6 +358,12 @@ def test_the_line_of_a_trial_has_its_speed_its_notes_and_a_reused_alignment() ->
     )
 
 
+def test_the_line_of_a_trial_on_own_data_has_its_fold_and_no_test_score() -> None:
+    own = make_record("a", benchmark="own", hyperparameters='{"data.fold": 2}')
+    line = trial_line(events.TrialFinished(own, 0), start_sweep(Clock()))
+    assert f"{own.method} fold 2: completed, validation 0.2500, 1 min" in line
+
+
 def test_without_a_terminal_each_finished_trial_is_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import psutil
 
 from orca_ray.data.cache import remove_abandoned
-from orca_ray.errors import ClusterLostError, UserError
+from orca_ray.errors import ClusterLostError, RayStartError, UserError
 from orca_ray.process import (
     NodeResources,
     descendants,
@@ -161,7 +161,7 @@ class RayExecutor(Executor):
                     f"Ray cannot start on this machine: {error}. It needs {needs};"
                     " --executor inline needs no Ray."
                 )
-                raise UserError(text) from error
+                raise RayStartError(text) from error
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start"
                 " --head' running there, is RAY_AUTH_MODE 'token' here, and is the"
@@ -225,11 +225,13 @@ class RayExecutor(Executor):
             quoted = shlex.quote(sys.executable)
             if quoted != sys.executable:
                 options["runtime_env"] = {"py_executable": quoted}
+        # The error of a cluster that does not start says what Ray logs in this process.
+        level = logging.CRITICAL if address == "local" else logging.ERROR
         before = descendants()
         handler = signal.getsignal(signal.SIGTERM)
         options |= {
             "log_to_driver": False,
-            "logging_level": logging.ERROR,
+            "logging_level": level,
             "configure_logging": True,
         }
         context = ray.init(address=address, **options)
