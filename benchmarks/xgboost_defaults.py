@@ -16,6 +16,7 @@ project: ``pip install xgboost-cpu`` (3.2 was used).
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     try:
-        import xgboost
+        xgboost = import_module("xgboost")
     except ImportError:
         sys.exit("XGBoost is not installed: pip install xgboost-cpu")
     scores: list[SubmittedScore] = []
