@@ -39,7 +39,10 @@ OneSweepOption = Annotated[
 _STATES = {
     "finished": "finished; no driver runs",
     "stopped": "no driver runs; the same command continues",
-    "dead": "no driver runs: the last one was killed; the same command continues",
+    "dead": (
+        "no driver runs: the last one was killed, or could not write its end (disk"
+        " full?); the same command continues"
+    ),
 }
 """Text for each state of a sweep without a driver."""
 

@@ -51,7 +51,8 @@ class SweepStatus:
     state: str
     """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` or ``dead``.
 
-    ``stopped``: the driver ended before all trials had run. ``dead``: it was killed.
+    ``stopped``: the driver ended before all trials had run. ``dead``: it was killed, or
+    could not write its end.
     """
     holder: Holder | None
     """The driver that runs the sweep, or that was killed; else None."""
