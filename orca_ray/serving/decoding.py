@@ -62,6 +62,8 @@ class DecodingProcess:
         self._form = form
         self._num_bytes = LEAST_MEMORY + BODY_FACTOR * body_bytes
         self._seconds = min(seconds, DECODE_SECONDS)
+        self._started = False
+        """Whether the process has said that it is ready."""
         self._start()
 
     def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:

@@ -72,7 +72,7 @@ def test_limits_of_requests_at_once(
         )
 
     async def together(*requests: Any) -> list[Any]:
-        return await asyncio.gather(*requests)
+        return list(await asyncio.gather(*requests))
 
     load = (
         "there are more than 500 requests a second from one client, or than 2 requests"
