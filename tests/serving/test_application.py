@@ -72,7 +72,8 @@ def test_limits_of_requests_at_once(
         )
 
     async def together(*requests: Any) -> list[Any]:
-        return list(await asyncio.gather(*requests))
+        statuses: list[int] = await asyncio.gather(*requests)
+        return statuses
 
     load = (
         "there are more than 500 requests a second from one client, or than 2 requests"
@@ -169,7 +170,8 @@ def test_one_client_takes_nothing_from_another(
             ).status_code
 
     async def together(*requests: Any) -> list[int]:
-        return await asyncio.gather(*requests)
+        statuses: list[int] = await asyncio.gather(*requests)
+        return statuses
 
     # one place of four, and the rate, are left although the first client asks for all
     greedy = [ask("10.0.0.1", 0.2) for _ in range(10)]
