@@ -5,7 +5,14 @@ import stat
 from collections.abc import Collection, Iterable
 from io import BufferedReader
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import (
+    SplitResult,
+    parse_qsl,
+    quote,
+    unquote,
+    urlencode,
+    urlsplit,
+)
 
 from orca_ray.errors import UserError
 
@@ -60,6 +67,22 @@ def check_directory(path: Path, what: str) -> Path:
     return path
 
 
+def expand_user(path: Path | str) -> Path:
+    """Return ``path`` with ``~`` replaced; one of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
+def split_uri(uri: str) -> SplitResult:
+    """Return the parts of a URI; UserError if it has none, e.g. ``s3://[a``."""
+    try:
+        return urlsplit(uri)
+    except ValueError as error:
+        raise UserError(
+            f"{public_uri(uri, options=False)}: expected a path or URI, such as"
+            f" s3://BUCKET/FOLDER: {error}"
+        ) from error
+
+
 def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> None:
     """Raise `UserError` if the output file ``path`` cannot or must not be written.
 
@@ -91,7 +114,7 @@ def check_unread(path: Path, what: str, reads: Iterable[Path | str]) -> None:
     output = _real_path(path)
     for source in map(str, reads):
         is_file_uri = source.startswith("file://")
-        read = _real_path(unquote(urlsplit(source).path) if is_file_uri else source)
+        read = _real_path(unquote(split_uri(source).path) if is_file_uri else source)
         if output == read:
             problem = "it is read"
         elif read.is_dir() and output.is_relative_to(read):

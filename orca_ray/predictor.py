@@ -23,6 +23,7 @@ from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_na
 from orca_ray.models.crossmodal import CrossModalModel, pooled
 from orca_ray.models.mixture import Mixture
 from orca_ray.own_data.infer_task import Preprocessing
+from orca_ray.paths import expand_user
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.evaluate import Objective, SplitInputs, predict, score
 from orca_ray.training.numerics import (
@@ -131,7 +132,7 @@ class Predictor:
         if isinstance(path, str) and path.startswith(HUB):
             folder = _from_hub(path)
         else:
-            folder = Path(path).expanduser()
+            folder = expand_user(path)
         config = model_folder.read_config(folder)
         card = folder / model_config.CARD
         return cls(
@@ -147,7 +148,7 @@ class Predictor:
         An existing model folder is replaced. Raises UserError if ``path`` has other
         files, or cannot be written.
         """
-        folder = Path(path).expanduser()
+        folder = expand_user(path)
         model_folder.write_folder(
             folder,
             self.config,

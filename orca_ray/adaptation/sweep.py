@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from orca_ray.adaptation.candidates import Identity
 from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.folds import Folds
@@ -29,12 +32,13 @@ from orca_ray.adaptation.report import Report, make_report
 from orca_ray.adaptation.search import AdaptationSearch
 from orca_ray.data.cache import scratch_directory
 from orca_ray.data.prepared import PreparedData
-from orca_ray.errors import RayStartError, UserError
+from orca_ray.errors import RayStartError, UserError, shorten
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import check_model_target
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.options import KeepModels
+from orca_ray.paths import expand_user
 from orca_ray.process import this_node
 from orca_ray.results.models import StoredModels
 from orca_ray.results.store import ResultsStore
@@ -42,7 +46,8 @@ from orca_ray.sweep.executors import joined_address, make_executor
 from orca_ray.sweep.executors.ray import num_workers
 from orca_ray.sweep.plan.cost import seconds_here
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
-from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.plan.requirements import check_bodies
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Listener, Message, Summary
@@ -50,6 +55,7 @@ from orca_ray.sweep.run.executor import Executor
 from orca_ray.sweep.search import History
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
+from orca_ray.training.evaluate import Objective
 
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
@@ -169,6 +175,38 @@ class AdaptationSweep:
         file = spec.file.model_copy(update={"name": self.task.short_name})
         return replace(spec, file=file)
 
+    def check(self) -> None:
+        """Raise UserError for what no trial could run.
+
+        These are endless minutes, unknown methods, bodies that cannot be read, and a
+        loss that does not fit the targets.
+        """
+        if not math.isfinite(self.minutes):
+            raise UserError(f"--minutes {self.minutes}: expected a number")
+        check_bodies(plan_searches(self.spec(), gpus=False))
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        """Raise UserError if the loss of zeros and the first targets is no number."""
+        target = self.task.target
+        y = np.asarray(self._data().train.y)
+        objective = Objective(target, self.task.loss, self.task.metric, None, None)
+        cpu = torch.device("cpu")
+        outputs = torch.zeros(len(y[:2]), *target.output_shape)
+        try:
+            loss = objective.training_loss(y, cpu)(outputs, torch.tensor(y[:2]))
+        except UserError:
+            raise
+        # losses, plug-ins among them, raise what torch does
+        except Exception as error:
+            raise UserError(
+                f"--loss {self.task.loss} does not fit targets of kind {target.kind}"
+                f" and shape {target.shape}: {shorten(error)}; leave it out for the"
+                " usual loss"
+            ) from error
+        if loss.ndim:
+            raise UserError(f"--loss {self.task.loss} returns no number")
+
     def left_out(self) -> list[str]:
         """Return a sentence for each usual method that cannot adapt here.
 
@@ -280,7 +318,7 @@ class AdaptationSweep:
         Raises UserError if no trial ended with a model, no model is within the limits,
         or ``out`` has other files.
         """
-        folder = Path(out).expanduser()
+        folder = expand_user(out)
         check_model_target(folder)
         judge = self.judge()
         refits = self._refits(judge)

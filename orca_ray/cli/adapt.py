@@ -180,6 +180,12 @@ class AdaptOptions:
         given_values = {
             name: value for name, value in values.items() if value is not None
         }
+        for name, value in given_values.items():
+            if isinstance(value, str) and not value.strip():
+                raise UserError(
+                    f"--{name} {value!r} names nothing, as an unset variable does: give"
+                    " a value, or leave the option out"
+                )
         return make_options("orca-sweep adapt", given_values)
 
 
@@ -277,6 +283,7 @@ def _run(
     from orca_ray.adaptation.page import adaptation_page
     from orca_ray.cli.sweep_progress import SweepProgress
 
+    sweep.check()
     is_silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
     if not is_silent:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from orca_ray.sweep.plan.spec import SweepSpec
 
 
-_PAGE_TITLE = re.compile(b": (leaderboard|adapted model)</title>")
+_PAGE_TITLE = re.compile(b"(: (leaderboard|adapted model)|>Leaderboards)</title>")
 """End of the title of a page that orca-ray wrote."""
 
 

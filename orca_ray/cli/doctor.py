@@ -25,7 +25,7 @@ from orca_ray.data.cache import home
 from orca_ray.data.download import Failed, Patience, check_answer
 from orca_ray.discovery import GROUPS, plug_ins, tables
 from orca_ray.errors import UserError
-from orca_ray.paths import public_uri
+from orca_ray.paths import expand_user, public_uri
 from orca_ray.process import allowed_cpus
 from orca_ray.version import code_version
 
@@ -369,7 +369,7 @@ def _token() -> Finding:
     if mode == "disabled":
         advice = "anyone who reaches a port can run code"
         return Finding("cluster", "authentication", "disabled", "note", advice)
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    path = expand_user(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"))
     if os.environ.get("RAY_AUTH_TOKEN"):
         place = "in RAY_AUTH_TOKEN"
     elif path.is_file():

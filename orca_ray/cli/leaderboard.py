@@ -56,6 +56,8 @@ def site(
     benchmarks = required_store(results_uri(results)).scan().values("benchmark")
     directory.mkdir(parents=True, exist_ok=True)
     names = file_names(benchmarks)
+    for name in [*names, "index.html"]:
+        check_page(directory / name, "another DIR")
     options = BoardOptions(results=results)
     boards = {}
     for benchmark, name in zip(benchmarks, names, strict=True):

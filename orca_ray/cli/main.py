@@ -63,9 +63,12 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # a terminal that lacks a character gets its code
             stream.reconfigure(errors="backslashreplace")
-    # Tables of a width with five digits would not fit the memory.
-    if len(os.environ.get("COLUMNS", "")) > 4:
-        del os.environ["COLUMNS"]
+    # Tables of a width with five digits would not fit the memory. Rich takes characters
+    # such as "²" for digits.
+    for name in ("COLUMNS", "LINES"):
+        value = os.environ.get(name, "")
+        if len(value) > 4 or not value.isascii():
+            del os.environ[name]
     # Arrow's default allocator keeps freed memory: a board of a million records takes
     # 420 MB with it, and 330 MB with the system's allocator.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

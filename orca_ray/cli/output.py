@@ -341,6 +341,13 @@ class _LogFile(RotatingFileHandler):
         """Ignore errors of writing the log."""
 
 
+class _Formatter(logging.Formatter):
+    """Formatter of messages and tracebacks, whose credentials become ``***``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
+
+
 class _Console(logging.Handler):
     """Log handler that prints messages to the current ``sys.stderr``.
 
@@ -371,7 +378,7 @@ def start(hidden: str) -> None:
         delay=True,
     )
     file.setFormatter(
-        logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+        _Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     )
     screen = _Console(logging.WARNING)
     screen.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))

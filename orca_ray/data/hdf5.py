@@ -24,7 +24,7 @@ from orca_ray.data.archives import (
     max_bytes,
 )
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError, shorten
+from orca_ray.errors import UserError, quoted, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,11 @@ def _below(
             f" {shorten(where)}"
         )
     for name in item:
+        if not isinstance(name, str):  # h5py returns other names as bytes
+            raise UserError(
+                f"{path}: expected names in UTF-8, found {quoted(name)} in"
+                f" {shorten(where) or 'the file'}; rename it"
+            )
         member = _member(path, item, name, f"{where}/{name}".lstrip("/"))
         yield from _below(path, member, [*names, name], visited)
 

@@ -21,6 +21,7 @@ from orca_ray.data import cache
 from orca_ray.data.rows import Array, RowIndex, Rows, TargetKind
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, printable, quoted, unknown_name
+from orca_ray.paths import expand_user
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 TASK_FILE = "task.yaml"
@@ -423,7 +424,7 @@ def read(
     its suffix says, a missing or ambiguous column or key, parts of unequal lengths,
     damaged and too large files, and an invalid YAML file.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     options = options or Options()
     is_task_file = path.suffix.lower() in (".yaml", ".yml")
     task_file = path if is_task_file else path / TASK_FILE

@@ -121,6 +121,11 @@ def _input_names(
     """
     used = {*target, options.group, options.time, options.split}
     dropped = {name for name, how in options.columns.items() if how == "drop"}
+    for name in sorted(used & dropped):
+        raise UserError(
+            f"column {quoted(name)} is dropped, and is also the target, the group, the"
+            f" time or the split: leave out one of these options"
+        )
     candidates = options.inputs or names
     return [name for name in candidates if name in names and name not in used | dropped]
 
@@ -183,6 +188,11 @@ def _check_usable(source: str, table: pa.Table) -> None:
             raise UserError(
                 f"{source}, column {quoted(field.name)}: expected text in UTF-8 or"
                 " numbers, found other bytes"
+            )
+        if types.is_map(field.type):
+            raise UserError(
+                f"{source}, column {quoted(field.name)}: expected numbers, text or"
+                " lists, found a map; write a column for each of its keys"
             )
 
 

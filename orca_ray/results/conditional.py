@@ -7,12 +7,12 @@ such write; `obstore` has it for S3, Google Cloud Storage and Azure.
 import logging
 from datetime import timedelta
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from orca_ray.paths import public_uri
+from orca_ray.paths import public_uri, split_uri
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def create_object(
 
 def _open(uri: str, region: str | None) -> Any:
     """Return the object store of `obstore` for a `pyarrow.fs` URI."""
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
     if parts.scheme != "s3":
         address = parts._replace(query="").geturl()

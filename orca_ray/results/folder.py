@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -23,10 +23,12 @@ import pyarrow.fs as pafs
 from orca_ray.errors import UserError
 from orca_ray.paths import (
     check_special,
+    expand_user,
     open_regular,
     public_uri,
     regular_size,
     secrets_in,
+    split_uri,
 )
 from orca_ray.results import faults
 from orca_ray.results.faults import explain_errors
@@ -69,7 +71,7 @@ def open_folder(uri: str | Path) -> "Folder":
     """
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
-    parts = urlsplit(uri)
+    parts = split_uri(uri)
     if parts.scheme != "file":
         return S3Folder(uri) if parts.scheme == "s3" else Folder(uri)
     if parts.netloc not in ("", "localhost"):
@@ -96,7 +98,7 @@ class Folder:
     """Region of the bucket, on S3."""
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
+        parts = split_uri(uri)
         self._secrets = secrets_in(uri)
         is_google = parts.scheme in ("gs", "gcs")
         if is_google and "retry_limit_seconds" not in parse_qs(parts.query):
@@ -405,7 +407,7 @@ class LocalFolder(Folder):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.abspath(path.expanduser()))
+        self.path = Path(os.path.abspath(expand_user(path)))
         self.uri = self.name = self._root = self._place = str(self.path)
         self._secrets = frozenset()
         self._files = pafs.LocalFileSystem()

@@ -300,7 +300,9 @@ def encoded_text_bytes(column: Any) -> int:
 
 
 def _nested_arrays(array: Any) -> list[Any]:
-    """Return the values of an array of lists, or the fields of an array of structs."""
+    """Return the values of lists, keys and values of maps, or fields of structs."""
+    if isinstance(array, pa.MapArray):
+        return [array.keys, array.items]
     if not hasattr(array, "flatten"):
         return []
     inner = array.flatten()

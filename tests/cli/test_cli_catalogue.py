@@ -164,6 +164,16 @@ def test_doctor_says_where_the_token_of_the_cluster_is(
     assert values["authentication"] == expected
 
 
+def test_a_token_of_an_unknown_user_is_none_yet(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "~nosuchuser/t")
+    findings = command.succeed("doctor", "--json").json
+    values = {finding["item"]: finding["value"] for finding in findings}
+    assert values["authentication"].endswith("token none yet")
+
+
 def test_doctor_says_in_ten_lines_what_works(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

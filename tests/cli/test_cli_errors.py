@@ -179,13 +179,44 @@ def test_a_long_message_is_cut(command: Command) -> None:
 
 @pytest.mark.parametrize(("given", "shown"), MISTAKES["secrets"].items())
 def test_a_password_is_not_echoed_wherever_it_is_given(
-    command: Command, given: str, shown: str, monkeypatch: pytest.MonkeyPatch
+    command: Command,
+    given: str,
+    shown: str,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("requests.head", mock.Mock(side_effect=requests.Timeout))
     ending = command(*given.replace("LONG", "pa55" * 99).split())
     assert ending.code == 2
     assert shown in ending.err
     assert "pa55" not in ending.err + ending.out
+    log = own_cache / "logs" / "orca-sweep.log"
+    assert not log.exists() or "pa55" not in log.read_text()
+
+
+TABLE = "a,p,y\n" + "".join(f"{n},{n // 4},{'uv'[n % 2]}\n" for n in range(60))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--group ''", "--group '' names nothing"),
+        ("--licence ' '", "--licence ' ' names nothing"),
+        ("--methods nope", "unknown method 'nope'"),
+        ("--methods linear --minutes inf", "--minutes inf: expected a number"),
+        ("--methods nft --body ../../etc", "unknown body '../../etc'"),
+        ("--methods linear --loss mse", "--loss mse does not fit targets of kind"),
+        ("--columns y=drop", "column 'y' is dropped, and is also the target"),
+    ],
+)
+def test_a_dry_run_of_adapt_refuses_what_the_run_would(
+    command: Command, arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("t.csv").write_text(TABLE)
+    options = ["--target", "y", "--executor", "inline", "--dry-run"]
+    message = command.fail("adapt", "t.csv", *options, *shlex.split(arguments))
+    assert expected in message
 
 
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])

@@ -329,6 +329,9 @@ def test_a_site_has_an_index_and_a_page_of_each_benchmark(
     assert set(re.findall(r'href="([^"]*\.html)"', index)) == pages
     assert "orca: best on 1 of 2 tasks" in index
     assert "<script" not in index
+    Path("again", "pocket.html").write_text("my notes")
+    assert "has other content" in command.fail("site", "again", "--results", store)
+    assert Path("again", "pocket.html").read_text() == "my notes"
 
 
 def test_open_shows_the_page(

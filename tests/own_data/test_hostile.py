@@ -79,6 +79,18 @@ def _replaced(path: Path, old: bytes, new: bytes) -> Path:
 
 OFFSETS = np.arange(1001, dtype=np.int32)
 LONG = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["x" * 10**6])
+MAP = pa.map_(pa.string(), pa.int64())
+
+
+def _named(folder: Path, name: bytes) -> Path:
+    """Write an HDF5 file that has a group with this name."""
+    path = folder / "t.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group(name)["x"] = np.zeros((9, 3))
+        file["y"] = np.arange(9) % 2
+    return path
+
+
 BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "slow": (
         lambda path: _recordings(path, 1),
@@ -100,6 +112,14 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "bytes": (
         lambda path: _replaced(_table(path, t=["Bern"] * 1000), b"Bern", b"B\xe9rn"),
         "t.parquet: .* UTF8",
+    ),
+    "map": (
+        lambda path: _table(path, m=pa.array([[("k", 1)]] * 1000, MAP)),
+        "t.parquet, column 'm': .* found a map",
+    ),
+    "hdf5 names": (
+        lambda path: _named(path, b"\xff\xfe"),
+        "t.h5: expected names in UTF-8, found b'.xff.xfe' in the file",
     ),
     "days": (
         lambda path: _table(path, day=pa.array([2**31 - 1] * 1000, pa.date32())),

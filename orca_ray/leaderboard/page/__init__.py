@@ -24,8 +24,12 @@ MAX_PICTURE_CHARACTERS = 1_000_000
 """Largest number of characters of all artefacts of a page together, as JSON."""
 _FOLDER = Path(__file__).parent
 """Folder of the files that pages are made of."""
+_HIDDEN = [*range(0x7F, 0xA0), *range(0x200E, 0x2010), *range(0x202A, 0x202F)]
+_HIDDEN += range(0x2066, 0x206A)
+"""Control characters, and marks that change the direction of the text after them."""
 _ESCAPES = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """Escapes in JSON of characters that could end the HTML element around it."""
+_ESCAPES |= {code: f"\\u{code:04x}" for code in _HIDDEN}
 
 
 def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_ray.methods.reports import EpochProgress
-from orca_ray.paths import check_directory
+from orca_ray.paths import check_directory, expand_user
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import (
     Run,
@@ -110,7 +110,7 @@ def _open(target: str) -> Tracker:
         uri = f"sqlite:///{Path('mlflow.db').absolute()}"
     is_address = re.match(r"[a-z][a-z0-9+.-]*:|databricks$|uc$", uri)
     if not is_address:
-        directory = Path(uri).expanduser().absolute()
+        directory = expand_user(uri).absolute()
         check_directory(directory, "the directory of --track mlflow")
         uri = directory.as_uri()
     if uri.startswith("file:"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_ray.methods.reports import EpochProgress
-from orca_ray.paths import check_directory
+from orca_ray.paths import check_directory, expand_user
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import (
     Run,
@@ -84,7 +84,7 @@ class TensorBoardTracker(Tracker):
 
 
 def _open(target: str) -> Tracker:
-    directory = Path(target or "runs").expanduser().absolute()
+    directory = expand_user(target or "runs").absolute()
     check_directory(directory, "the directory of --track tensorboard")
     return TensorBoardTracker(directory)
 

@@ -71,14 +71,14 @@ def test_the_policy_allows_the_pages_own_script_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [HOSTILE, SCRIPT, "<!--<script>", "\u2028", "&lt;", '"\\']
+    "text", [HOSTILE, SCRIPT, "<!--<script>", "\u2028", "\u202e\x9b", "&lt;", '"\\']
 )
 def test_embedded_text_survives_and_ends_no_element(text: str) -> None:
     page = render(page_of([make_record(method=text, error=text, notes=text)]))
     embedded = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
     )
-    assert not set("<>&\u2028") & set(embedded[0])
+    assert not set("<>&\u2028\u202e\x9b") & set(embedded[0])
     assert json.loads(embedded[0])["methods"] == [{"name": text}]
 
 
