@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from time import perf_counter
+from time import perf_counter, process_time
 
 import psutil
 import torch
@@ -237,21 +237,35 @@ def cpu_peak(threads: int, bfloat16: bool) -> float:
     )
 
 
-def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
+def core_peak() -> float:
+    """Return the best rate of one CPU core in float32, in operations per second.
+
+    The time is that of the process, so that other processes on the core do not count.
+    """
+    left = torch.ones(512, 768)
+    return product_rate(left, 1024, seconds=0.05, clock=process_time)
+
+
+def product_rate(
+    left: torch.Tensor,
+    columns: int,
+    seconds: float = 0.0,
+    clock: Callable[[], float] = perf_counter,
+) -> float:
     """Return the highest measured operations per second of matrix products.
 
     The products are of ``left`` [n, k] and a matrix [k, ``columns``]. At least four
-    products run, and more until ``seconds`` have passed.
+    products run, and more until ``seconds`` have passed on ``clock``.
     """
     right = left.new_ones(left.shape[1], columns)
     rates = [0.0]
-    begin = perf_counter()
-    while len(rates) <= 4 or perf_counter() - begin < seconds:  # the first is a warm-up
-        started = perf_counter()
+    begin = clock()
+    while len(rates) <= 4 or clock() - begin < seconds:  # the first is a warm-up
+        started = clock()
         torch.mm(left, right)
         if left.is_cuda:
             torch.cuda.synchronize()
-        rates.append(2.0 * left.numel() * columns / (perf_counter() - started))
+        rates.append(2.0 * left.numel() * columns / (clock() - started))
     return max(rates)
 
 

@@ -19,7 +19,7 @@ from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
 from orca_ray.sweep.plan.spec import num_training_samples
 from orca_ray.tasks.task import Task
 from orca_ray.training.numerics import choose_precision
-from orca_ray.training.sample_cost import cpu_peak, product_rate
+from orca_ray.training.sample_cost import core_peak, cpu_peak, product_rate
 
 ASSUMED_UTILISATION = 1 / 3
 """Assumed speed of a training step relative to plain matrix products.
@@ -38,6 +38,10 @@ Launching the thousands of kernels of a step takes this long.
 """
 MAX_TIMED_TOKENS = 2048
 """Maximum number of tokens in a step that is timed; of larger ones, a part is."""
+CORE_STEP_SECONDS = 0.006
+"""Least CPU seconds of an optimiser step of a network: that of a small `cnn`."""
+CORE_TRIAL_SECONDS = 0.5
+"""CPU seconds of a trial beside training: reading data and body, storing results."""
 SWIN_SLOWNESS = 2.0
 """Time per operation of Swin relative to a plain transformer; Swin also copies windows.
 
@@ -83,6 +87,8 @@ class Rate:
     """Floating-point operations per second when a plain transformer is trained."""
     step_seconds: float = 0.0
     """Minimum seconds of an optimiser step."""
+    trial_seconds: float = 0.0
+    """Seconds of a trial beside its stages."""
 
     def forward_seconds(self, operations: float, layers: BodyLayers | None) -> float:
         """Return the seconds of a forward pass on one sample.
@@ -180,8 +186,12 @@ def cpu_rate() -> Rate:
 
 def core_rate() -> CoreRate:
     """Measure the training speed of one of this machine's CPU cores."""
-    peak = cpu_peak(threads=1, bfloat16=False)
-    return CoreRate("one core of this machine", ASSUMED_UTILISATION * peak)
+    return CoreRate(
+        "one core of this machine",
+        ASSUMED_UTILISATION * core_peak(),
+        step_seconds=CORE_STEP_SECONDS,
+        trial_seconds=CORE_TRIAL_SECONDS,
+    )
 
 
 @cache
@@ -387,7 +397,8 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     epochs = refine_epochs + recipe.other_epochs(plan.first, train)
     align_seconds = align_flops(task, plan, train) / rate.flops
     test_seconds = len(plan.confirm_seeds) * test * forward_seconds
-    return plan.num_trials * (epochs * epoch_seconds + align_seconds) + test_seconds
+    trial_seconds = rate.trial_seconds + epochs * epoch_seconds + align_seconds
+    return plan.num_trials * trial_seconds + test_seconds
 
 
 def _operations(task: Task, plan: SearchPlan) -> float | None:
