@@ -27,6 +27,10 @@ class DataWarning(UserWarning):
     """Warning about data that can be trained on all the same, e.g. repeated samples."""
 
 
+class NewerStoreError(UserError):
+    """Error: a results store was written by a newer orca-ray."""
+
+
 class RayStartError(UserError):
     """Error: Ray cannot start on this machine."""
 

@@ -124,7 +124,7 @@ def _input_names(
     for name in sorted(used & dropped):
         raise UserError(
             f"column {quoted(name)} is dropped, and is also the target, the group, the"
-            f" time or the split: leave out one of these options"
+            " time or the split: leave out one of these options"
         )
     candidates = options.inputs or names
     return [name for name in candidates if name in names and name not in used | dropped]

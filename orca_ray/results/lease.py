@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from orca_ray.errors import UserError
+from orca_ray.errors import NewerStoreError, UserError
 from orca_ray.process import seconds_since_boot
 from orca_ray.results import live
 from orca_ray.results.folder import Folder
@@ -283,16 +283,20 @@ class Lease:
     def _is_newer(self) -> bool:
         """Return whether a newer orca-ray has marked the store as its own.
 
-        Then this driver must not write any more.
+        Then this driver must not write any more. A marker that cannot be read now says
+        nothing.
         """
         try:
             self._store.check_version()
-        except UserError as error:
+        except NewerStoreError as error:
             self._lost = (
                 f"{error} This driver of {self._sweep} ends. Finished trials are"
                 " stored: the same command continues after the upgrade."
             )
-        return bool(self._lost)
+            return True
+        except UserError as error:
+            logger.warning("the version of the store cannot be checked: %s", error)
+        return False
 
 
 def _holder_in(content: Any | None) -> Holder | None:

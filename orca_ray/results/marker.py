@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orca_ray.errors import UserError
+from orca_ray.errors import NewerStoreError, UserError
 from orca_ray.results.folder import Folder
 from orca_ray.version import __version__
 
@@ -45,7 +45,7 @@ class Marker:
         if self._read() is None:
             self._initialise(create)
         self._version = 0
-        self._check()
+        self.check()
 
     def upgrade(self) -> None:
         """Change the version in the marker of an older store to `SCHEMA_VERSION`.
@@ -55,7 +55,7 @@ class Marker:
         if self._version == SCHEMA_VERSION:
             return
         # Another process may have changed the marker, even to a newer version.
-        content = self._check()
+        content = self.check()
         if self._version < SCHEMA_VERSION:
             self._write(
                 content | {"schema_version": SCHEMA_VERSION, "raised_by": __version__}
@@ -64,10 +64,6 @@ class Marker:
             logger.info(
                 "raised %s to schema version %d", self._folder.name, SCHEMA_VERSION
             )
-
-    def check(self) -> None:
-        """Raise UserError if the store is one of a later version now."""
-        self._check()
 
     def _initialise(self, create: bool) -> None:
         """Write a marker in a folder that has none.
@@ -96,10 +92,11 @@ class Marker:
         }
         self._write(marker)
 
-    def _check(self) -> dict[str, Any]:
+    def check(self) -> dict[str, Any]:
         """Return the content and store its version.
 
-        Raises UserError if the marker is damaged, or newer than this orca-ray.
+        Raises UserError if the marker is damaged, and NewerStoreError if it is newer
+        than this orca-ray.
         """
         content = self._read()
         if content is None:
@@ -113,7 +110,7 @@ class Marker:
             )
         if version > SCHEMA_VERSION:
             creator = content.get("created_by", "unknown")
-            raise UserError(
+            raise NewerStoreError(
                 f"{self._folder.name} was written by a newer orca-ray (schema"
                 f" {version}, this one reads up to {SCHEMA_VERSION}; created by"
                 f" {creator}), as {MARKER} says: upgrade orca-ray."

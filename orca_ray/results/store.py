@@ -174,7 +174,10 @@ class ResultsStore:
                 self.num_written += 1
 
     def check_version(self) -> None:
-        """Raise UserError if a newer orca-ray has changed the store's version."""
+        """Raise NewerStoreError if a newer orca-ray has changed the store's version.
+
+        Raises UserError if the marker is damaged or cannot be read.
+        """
         self._marker.check()
 
     def _write_file(self, table: Table, name: str, content: Any) -> None:

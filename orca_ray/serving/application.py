@@ -93,7 +93,7 @@ class Limits(NamedTuple):
 
 @dataclass(eq=False)
 class Client:
-    """What the requests of one address take of the server."""
+    """The requests of one address: their number, bytes and turns."""
 
     arrival_time: float = 0.0
     """Time at which the last accepted request would have come at the full rate."""
@@ -194,7 +194,7 @@ class ServedModel:
 
 @dataclass
 class _Place:
-    """What a request in progress takes."""
+    """The place of a request in progress: its client and its body so far."""
 
     begin: float
     """Time at which the request began."""

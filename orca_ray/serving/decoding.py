@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class ModelForm(NamedTuple):
-    """What a reader of requests needs to know of a model."""
+    """The facts about a model with which requests for it are decoded."""
 
     task: TaskSummary
     preprocessing: Preprocessing | None

@@ -53,7 +53,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Added:
-    """What `add` did, or would do, for one task."""
+    """Files that `add` copied, linked or would copy for one task, and their splits."""
 
     task: Task
     num_files: int

@@ -214,6 +214,19 @@ def test_a_driver_ends_when_a_newer_version_has_marked_the_store(
             held.check()
 
 
+def test_a_driver_goes_on_while_the_version_cannot_be_read(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise UserError("the server is busy")
+
+    with make_lease(store) as held:
+        monkeypatch.setattr(store, "check_version", fail)
+        sequence = read_state(store).sequence
+        wait_until(lambda: read_state(store).sequence > sequence + 1)
+        held.check()
+
+
 def test_a_driver_that_was_suspended_for_half_of_the_expiry_asks_before_it_goes_on(
     store: ResultsStore,
 ) -> None:

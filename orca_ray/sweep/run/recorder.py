@@ -138,14 +138,7 @@ class Recorder:
         These are the trials ``keys``, and all trials of the searches ``done``, which
         are given as pairs (task, method).
         """
-        try:
-            self._store.compact()
-        except UserError as error:
-            # E.g. the disk is full: the rows are stored anyway.
-            logger.warning(
-                "all scores are stored, but the store cannot be compacted now: %s",
-                error,
-            )
+        _try_to_compact(self._store.compact)
         journal = self._store.journal(self._sweep)
         self._checkpoints.remove(
             *keys,
@@ -166,11 +159,7 @@ class Recorder:
             self._deletion = self._thread.submit(self._checkpoints.remove, *self._ended)
             self._ended = []
         if self._store.num_written >= MAX_NEW_FILES:
-            try:
-                self._store.compact_recent()
-            except UserError as error:
-                # E.g. another sweep's file is damaged: the rows are stored anyway.
-                logger.warning("the store cannot be compacted now: %s", error)
+            _try_to_compact(self._store.compact_recent)
 
     def _log_rows(
         self, items: Iterable[TrialState], *, ended: bool = False
@@ -186,6 +175,19 @@ class Recorder:
             for item, text in texts
             if text
         ]
+
+
+def _try_to_compact(compact: Callable[[], Any]) -> None:
+    """Call ``compact``. If it fails, warn: the rows are stored anyway.
+
+    It fails if the disk is full, or if another sweep's file is damaged.
+    """
+    try:
+        compact()
+    except UserError as error:
+        logger.warning(
+            "all scores are stored, but the store cannot be compacted now: %s", error
+        )
 
 
 _TRIAL = (

@@ -58,7 +58,7 @@ _REPLACED_SOURCE = re.compile(
 
 
 class Verdict(StrEnum):
-    """What a repetition says about the result in a record."""
+    """Verdict on the result in a record after its trial has run again."""
 
     EQUAL = "equal"
     """The results of a deterministic trial, or the scores of another, are equal."""
