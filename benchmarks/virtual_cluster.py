@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
+from types import SimpleNamespace
 from unittest import mock
 
 from orca_ray.process import NodeResources
@@ -83,8 +84,8 @@ class VirtualCluster:
 
     @contextmanager
     def _virtual_dates(self) -> Iterator[None]:
-        """Context manager: records get virtual dates, so that the controller learns
-        virtual durations from them.
+        """Context manager: records get virtual dates and durations, so that the
+        controller learns the latter.
         """
         cluster = self
 
@@ -93,8 +94,10 @@ class VirtualCluster:
             def now(cls, tz: tzinfo | None = UTC) -> datetime:  # type: ignore[override]
                 return datetime.fromtimestamp(1e9 + cluster.now, tz)
 
+        clock = SimpleNamespace(monotonic=lambda: cluster.now)
         with (
             mock.patch.object(trial_state, "datetime", VirtualDate),
+            mock.patch.object(trial_state, "time", clock),
             mock.patch.object(recorder, "datetime", VirtualDate),
         ):
             yield
