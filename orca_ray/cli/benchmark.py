@@ -138,11 +138,15 @@ def _follow_sweep(
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.executors import make_executor
     from orca_ray.sweep.run.driver import run_sweep
+    from orca_ray.sweep.run.notices import Notifier
     from orca_ray.sweep.trackers.base import Tracking
 
+    limit = options.hour_limit()
+    notifier = Notifier(options.notify)
     quiet = options.quiet or options.json
     shows_boards = options.board is not None and not quiet
     with (
+        notifier,
         Tracking(options.track or ()) as tracking,
         SweepProgress(
             quiet=quiet, read_board=read_board if shows_boards else None
@@ -152,6 +156,7 @@ def _follow_sweep(
         def listener(event: "Event") -> None:
             progress(event)
             tracking(event)
+            notifier(event)
 
         summary = run_sweep(
             spec,
@@ -165,6 +170,7 @@ def _follow_sweep(
             staging=options.staging,
             keep_models=options.keep_models,
             command=typed_command(),
+            limit=limit,
         )
     if progress.board is not None and not summary.interrupted:
         answers = [f"- {answer.sentence}" for answer in progress.board.answers[:3]]
@@ -196,6 +202,8 @@ def _print_summary(
     """
     results = "" if uri == "results" else f" --results {shlex.quote(public_uri(uri))}"
     say(f"{summary.sweep}: {_ending(summary)}")
+    if summary.limit:
+        say(summary.limit)
     if summary.reused:
         say(
             f"alignment: {summary.reused} of {summary.aligned} trials reused the result"

@@ -1,6 +1,7 @@
 """Options that several commands share, and functions that check values of options."""
 
 import inspect
+import math
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
     from orca_ray.sweep.plan.spec import SweepSpec
     from orca_ray.sweep.run.executor import ExecutorOptions
+    from orca_ray.sweep.run.hours import HourLimit
 
 Options = TypeVar("Options")
 
@@ -69,9 +71,18 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 def typed_command() -> str:
     """Return the running command line as text for a shell.
 
-    Credentials are replaced by ``***``.
+    Credentials are replaced by ``***``, and so is the target of ``--notify``: who
+    knows the URL of a chat's webhook can write there.
     """
     words = [hide_secrets(word, secrets_in(word)) for word in _arguments.get()]
+    for position, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name != "--notify":
+            continue
+        if equals:
+            words[position] = "--notify=***"
+        elif position + 1 < len(words):
+            words[position + 1] = "***"
     return shlex.join(["orca-sweep", *words])
 
 
@@ -277,6 +288,13 @@ StagingOption = Annotated[
 ]
 
 
+def _hours(option: str, hours: float) -> float:
+    """Return the hours that an option gives; UserError if they are no limit."""
+    if not math.isfinite(hours):
+        raise UserError(f"{option} {hours} is no number of hours: give e.g. 8")
+    return hours
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """Options of `plan`, `benchmark` and `run`: what the sweep covers, and where."""
@@ -412,6 +430,30 @@ class RunCommandOptions(SweepOptions):
             ),
         ),
     ] = None
+    notify: Annotated[
+        str | None,
+        Option(
+            metavar="COMMAND|URL",
+            help=(
+                "Send a notice at the end, on failure, and when a node or the cluster"
+                " is lost: as JSON to a command's input, or in a POST request."
+            ),
+        ),
+    ] = None
+    gpu_hours: Annotated[
+        float | None,
+        Option(
+            min=0.001,
+            help=(
+                "Limit of GPU hours of all trials: searches end early, and what they"
+                " found is confirmed."
+            ),
+        ),
+    ] = None
+    core_hours: Annotated[
+        float | None,
+        Option(min=0.001, help="The same as a limit of hours of CPU cores."),
+    ] = None
     board: Annotated[
         Path | None,
         Option(
@@ -423,6 +465,18 @@ class RunCommandOptions(SweepOptions):
         bool, Option("--dry-run", help="Print the plan and run nothing.")
     ] = False
     quiet: QuietOption = False
+
+    def hour_limit(self) -> "HourLimit | None":
+        """Return the limit of GPU hours or core hours; None if there is none."""
+        from orca_ray.sweep.run.hours import HourLimit
+
+        if self.gpu_hours is not None and self.core_hours is not None:
+            raise UserError("give --gpu-hours or --core-hours, not both")
+        if self.gpu_hours is not None:
+            return HourLimit(_hours("--gpu-hours", self.gpu_hours), "GPU")
+        if self.core_hours is not None:
+            return HourLimit(_hours("--core-hours", self.core_hours), "core")
+        return None
 
     def run_options(self) -> "ExecutorOptions":
         """Return the time limits and GPUs of trials as options of the executor."""

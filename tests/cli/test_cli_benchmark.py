@@ -25,6 +25,7 @@ from orca_ray.sweep.plan.loading import shipped_sweeps
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import driver, events
 from orca_ray.sweep.run.executor import ExecutorOptions
+from orca_ray.sweep.run.hours import HourLimit
 from orca_ray.tasks.registry import get_benchmark
 from tests.cli.conftest import SWEEP, Command
 from tests.results.factories import make_record
@@ -104,6 +105,7 @@ def test_a_sweep_that_ends_well_exits_with_0(
         "staging": None,
         "keep_models": KeepModels.NONE,
         "command": f"orca-sweep run {sweep_file}",
+        "limit": None,
     }
     assert Path(fake.store.uri) == Path.cwd() / "results"
     lines = ending.out.splitlines()
@@ -118,6 +120,36 @@ def test_a_sweep_that_ends_well_exits_with_0(
     assert ending.code == 0
     assert ending.out == ""
     assert ending.err == ""
+
+
+def test_a_limit_of_hours_is_passed_on_and_its_end_is_printed(
+    command: Command, fake: FakeSweep, sweep_file: str
+) -> None:
+    fake.ending = {"limit": "limited to 2 core hours, of which 1.9 were used"}
+    ending = command("run", sweep_file, "--core-hours", "2")
+    assert ending.code == 0
+    assert fake.options["limit"] == HourLimit(2.0, "core")
+    assert "limited to 2 core hours, of which 1.9 were used" in ending.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--gpu-hours", "1", "--core-hours", "1"), "not both"),
+        (("--gpu-hours", "nan"), "0.001"),
+        (("--core-hours", "inf"), "is no number of hours"),
+        (("--core-hours", "0"), "0.001"),
+        (("--notify", "no-such-command"), "nor a command that exists"),
+        (("--gpu-hours", "1", "--executor", "inline"), "Give --core-hours instead"),
+    ],
+)
+def test_limits_and_targets_that_cannot_be_used_are_refused(
+    command: Command, sweep_file: str, options: tuple[str, ...], message: str
+) -> None:
+    ending = command("run", sweep_file, *options)
+    assert ending.code == 2
+    assert message in " ".join(ending.err.split())
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +209,7 @@ def test_options_reach_the_sweep(
         "staging": "s3://ann:secret@bucket/staged",
         "keep_models": KeepModels.BEST,
         "options": ExecutorOptions(TimeLimits(90.0, 1200.0), 0.25),
+        "limit": None,
     }
     assert Path(fake.store.uri) == place
     assert ending.out.splitlines()[-1] == (

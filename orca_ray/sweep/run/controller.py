@@ -23,6 +23,7 @@ from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.control import Control
+from orca_ray.sweep.run.hours import HourLimit, HoursLeft
 from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.run.recorder import Recorder, make_record
 from orca_ray.sweep.run.retries import FailureLedger, FailuresOfTrial
@@ -46,6 +47,7 @@ class SweepController:
         listener: events.Listener | None = None,
         lease: Lease | None = None,
         make_sources: MakeSources = make_searches,
+        limit: HourLimit | None = None,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -62,6 +64,7 @@ class SweepController:
             lease: lease of the sweep, through which requests arrive; None, e.g. in
                 tests: there are no requests.
             make_sources: see `SweepSearches`.
+            limit: hours that all trials of the sweep may take; None: there is no limit.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = (
@@ -82,6 +85,8 @@ class SweepController:
         None: trials start at once.
         """
         self._durations = Durations(trial_seconds or {})
+        self._limit = limit
+        self._limit_was_met = False
         self.trials: dict[str, TrialState] = {}
         """Trials that were suggested or planned to start and have not ended, by key."""
         self.in_flight = Counter[Resources]()  # trials that the executor has
@@ -151,12 +156,12 @@ class SweepController:
         if self.control.paused or self.control.stopping:
             return None
         self._take_staged(idle=False)
-        trial = self._next_trial()
+        trial = self._affordable_trial()
         while trial is None and not self.control.stopping:
             if not self._take_staged(idle=True):
                 return None
             self.tick()
-            trial = self._next_trial()
+            trial = self._affordable_trial()
         return trial
 
     def tick(self) -> None:
@@ -270,7 +275,9 @@ class SweepController:
             reason = self.failures.quarantined[node]
             self._emit(
                 events.Message(
-                    f"no more trials on node {self.placement.node_name(node)}: {reason}"
+                    f"no more trials on node {self.placement.node_name(node)}:"
+                    f" {reason}",
+                    is_alarm=True,
                 )
             )
         rule = RULES[failure.cause]
@@ -312,6 +319,8 @@ class SweepController:
         record = make_record(
             item.trial, self.sweep, report, item.curve, item.start, **run
         )
+        if item.search.ended_early and record.phase == "confirm":
+            record = _with_note(record, item.search)
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
         self._num_ran += 1
@@ -389,6 +398,7 @@ class SweepController:
             reused=sum(bool(record.align_reused) for record in records),
             time_over=self.control.time_over,
             notes=_counted_notes(records),
+            limit=self._limit_summary(),
             quarantined=self.quarantined,
         )
 
@@ -424,7 +434,92 @@ class SweepController:
             quarantined=self.quarantined,
         )
 
-    def _next_trial(self) -> TrialSpec | None:
+    def _affordable_trial(self) -> TrialSpec | None:
+        """Return the next trial that can start and that the limit of hours allows.
+
+        Searches end early where the limit allows no further trial of them.
+        """
+        if self._limit is None:
+            return self._next_trial(lambda search, plan: True)
+        while True:
+            left = self._hours_left(self._limit)
+            trial = self._next_trial(left.cover)
+            if trial is not None or not self._end_early(left.refused):
+                return trial
+
+    def _hours_left(self, limit: HourLimit) -> HoursLeft:
+        """Return the hours that the sweep has left."""
+        used = sum(
+            limit.hours_of(record, record.wall_seconds)
+            for record in self.searches.records
+        )
+        for item in self.trials.values():
+            elapsed = item.start.seconds() if item.placed else 0.0
+            plan = _plan_of(item.trial, item.search)
+            seconds = max(elapsed, self._durations.of_trial(plan))
+            used += limit.hours_of(item.trial.resources, seconds)
+
+        def trial_hours(plan: SearchPlan) -> float:
+            seconds = self._durations.of_trial(plan)
+            return limit.hours_of(self._usual_resources(plan), seconds)
+
+        return HoursLeft(limit.hours - used, self.searches, trial_hours)
+
+    def _end_early(self, refused: Sequence[TrialSource]) -> bool:
+        """End searches for which no hours are left; return whether one has ended.
+
+        A search that has tried a configuration goes on with its confirm trials. While
+        trials run, the others wait, because the hours of these trials are estimates.
+        """
+        if refused and not self._limit_was_met:
+            self._limit_was_met = True
+            self._emit(
+                events.Message(
+                    f"of {self._limit}, too few are left for further search trials:"
+                    " the best configurations so far are confirmed"
+                )
+            )
+        has_ended = False
+        for search in refused:
+            if any(row.num_running for row in search.progress()):
+                continue
+            if search.num_to_confirm and not search.is_confirming:
+                search.end_search()
+                has_ended = True
+            elif not self.trials:
+                search.give_up()
+                has_ended = True
+        return has_ended
+
+    def _limit_summary(self) -> str:
+        """Return the sentence about the limit of hours that ended the sweep, or ""."""
+        cut = [search for search in self.searches if search.ended_early]
+        if self._limit is None or not cut:
+            return ""
+        records = self.searches.records
+        used = sum(
+            self._limit.hours_of(record, record.wall_seconds) for record in records
+        )
+        with_score = {
+            (record.task, record.method)
+            for record in records
+            if record.phase == "confirm" and record.status is Status.COMPLETED
+        }
+        num_without = sum(
+            (plan.task, plan.method) not in with_score
+            for search in cut
+            for plan in search.plans
+        )
+        num_planned = sum(plan.num_trials for plan in self.searches.plans)
+        return (
+            f"limited to {self._limit}, of which {used:.3g} were used:"
+            f" {len(records)} of {num_planned} planned trials ran, {len(cut)} searches"
+            f" ended early, {num_without} of them without a test score"
+        )
+
+    def _next_trial(
+        self, is_affordable: Callable[[TrialSource, SearchPlan], bool]
+    ) -> TrialSpec | None:
         """Return the next trial that can start now; None if there is none.
 
         Waiting trials, which were taken from their searches before, go first.
@@ -449,6 +544,8 @@ class SweepController:
                 continue
             if not self._has_room(search, plan, admits):
                 continue
+            if not is_affordable(search, plan):
+                continue
             taken = self._take_from(search)
             if taken is not None and self._starts(taken, admits):
                 return taken.trial
@@ -466,7 +563,10 @@ class SweepController:
             for search in self.searches
             if self.stager is None or search.task in tasks
         ]
-        ready.sort(key=self._durations.urgency, reverse=True)
+        if self._limit is None:
+            ready.sort(key=self._durations.urgency, reverse=True)
+        else:
+            ready.sort(key=self._durations.share_done)
         spec = self.searches.spec
         if spec.file.order == "tasks":
             places = {task: place for place, task in enumerate(spec.tasks)}
@@ -572,6 +672,19 @@ class SweepController:
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(newly_staged)
+
+
+def _plan_of(trial: TrialSpec, search: TrialSource) -> SearchPlan:
+    """Return the plan of a trial among those of its search."""
+    return next(plan for plan in search.plans if plan.method == trial.method)
+
+
+def _with_note(record: Record, search: TrialSource) -> Record:
+    """Return the record of a confirm trial with a note that its search was cut."""
+    num_searched = sum(other.phase == "search" for other in search.records.values())
+    note = f"the best of {num_searched} search trials, as hours were limited"
+    notes = "; ".join(filter(None, [record.notes, note]))
+    return replace(record, notes=notes)
 
 
 def _counted_notes(records: Sequence[Record]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.executor import Executor, ExecutorOptions
+from orca_ray.sweep.run.hours import HourLimit
 from orca_ray.sweep.search import MakeSources, make_searches
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import ModelKeeper
@@ -51,6 +52,7 @@ def run_sweep(
     command: str = "",
     deadline: float = math.inf,
     make_sources: MakeSources = make_searches,
+    limit: HourLimit | None = None,
 ) -> events.Summary:
     """Run the trials of a sweep that have no record yet, and return a summary.
 
@@ -76,6 +78,8 @@ def run_sweep(
         command: the command that runs the sweep, for the cards of models.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
         make_sources: function that makes the searches, which decide which trials run.
+        limit: hours that all trials of the sweep may take together. Searches end early
+            where too few are left, and their best configurations are confirmed.
 
     Raises:
         UserError: the store cannot be written, the cluster cannot be reached, a trial
@@ -97,6 +101,8 @@ def run_sweep(
             engine, spec, nodes, wait_seconds, emit, needs_gpus=options.needs_gpus
         )
         plans = plan_searches(spec, gpus=gpus)
+        if limit is not None and limit.unit == "GPU":
+            _check_gpus(plans, limit)
         searches = resolve(with_fingerprints(plans), emit_message)
         store = results
         if not isinstance(store, ResultsStore):
@@ -117,6 +123,7 @@ def run_sweep(
             listener=watch,
             lease=stack.enter_context(Lease(store, spec.sweep_id)),
             make_sources=make_sources,
+            limit=limit,
         )
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(
@@ -142,6 +149,15 @@ def run_sweep(
     )
     emit(events.SweepFinished(summary))
     return summary
+
+
+def _check_gpus(plans: Sequence[SearchPlan], limit: HourLimit) -> None:
+    """Raise UserError if no trial uses a GPU, so that a limit of GPU hours is void."""
+    if not any(plan.resources.gpus for plan in plans):
+        raise UserError(
+            f"a limit of {limit} does not limit this sweep: no trial gets a GPU here."
+            " Give --core-hours instead."
+        )
 
 
 def start(

@@ -83,6 +83,8 @@ class Message(NamedTuple):
     text: str
     passing: bool = False
     """Whether the text is out of date once a trial reports, e.g. text about staging."""
+    is_alarm: bool = False
+    """Whether a person should know it who does not watch the sweep."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Summary:
 
     An example is a note on a class that was left out.
     """
+    limit: str = ""
+    """Sentence about the limit of hours that ended the sweep; "" if none did."""
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that got no more trials."""
     models: Mapping[str, str] = field(default_factory=dict)

@@ -337,10 +337,23 @@ class Durations:
             for row in rows
         )
         seconds = sum(
-            (row.num_remaining - row.num_running) * self._of_trial(row.plan)
+            (row.num_remaining - row.num_running) * self.of_trial(row.plan)
             for row in rows
         )
         return is_unknown, seconds
+
+    def share_done(self, search: TrialSource) -> tuple[float, float]:
+        """Return a sort key of the search, for sweeps with a limit of hours.
+
+        The smallest should start the next trial. The first item is the share of its
+        trials that have ended or run, so that all searches advance together. The second
+        is the expected seconds of a trial, so that cheap searches begin first.
+        """
+        rows = search.progress()
+        num_taken = sum(row.num_finished + row.num_running for row in rows)
+        num_left = sum(row.num_remaining - row.num_running for row in rows)
+        seconds = max(self.of_trial(row.plan) for row in rows)
+        return num_taken / max(1, num_taken + num_left), seconds
 
     def of_remaining(self, searches: Iterable[TrialSource]) -> float | None:
         """Return the expected seconds of all trials that have not ended, in sequence.
@@ -348,13 +361,17 @@ class Durations:
         None until a trial has ended.
         """
         seconds = sum(
-            row.num_remaining * self._of_trial(row.plan)
+            row.num_remaining * self.of_trial(row.plan)
             for search in searches
             for row in search.progress()
         )
         return seconds if self._seconds else None
 
-    def _of_trial(self, plan: SearchPlan) -> float:
+    def of_trial(self, plan: SearchPlan) -> float:
+        """Return the expected seconds of one trial of a plan.
+
+        Before a trial has ended, they are the relative costs that `__init__` got.
+        """
         pair = (plan.task, plan.method)
         if pair in self._seconds:
             return self._seconds[pair]

@@ -149,7 +149,9 @@ class Search(TrialSource):
 
         It is 0 if all search trials failed, because there are no confirm trials then.
         """
-        return 0 if self.done else self.plan.num_trials - self.num_finished
+        if self._confirm is not None:
+            return len(self._confirm) - self._num_confirmed
+        return self.plan.num_trials - self.num_finished
 
     @property
     def num_running(self) -> int:
@@ -189,9 +191,12 @@ class Search(TrialSource):
     def failure(self) -> str | None:
         """Reason why a search that is done has no test score.
 
-        None if the search has a test score, or is not done.
+        None if the search has a test score, is not done, or ended early because hours
+        were limited.
         """
         if not self.done:
+            return None
+        if self.ended_early and not self._confirm:
             return None
         if not self._confirm:
             return "every search trial failed"
@@ -206,6 +211,8 @@ class Search(TrialSource):
         None if no trial can start now. The trial's suggestion must be stored before the
         trial starts (see :meth:`new_suggestions`).
         """
+        if self.ended_early and self._confirm is None:
+            return None
         most = self.plan.spec.file.parallel
         if self._confirm is None and most is not None and len(self._running) >= most:
             return None
@@ -217,6 +224,40 @@ class Search(TrialSource):
         _, trial = heappop(self._waiting)
         self._running.add(trial.key)
         return trial
+
+    @property
+    def is_confirming(self) -> bool:
+        """Whether only confirm trials are left."""
+        return self._confirm is not None
+
+    @property
+    def num_to_confirm(self) -> int:
+        """Number of confirm trials that have yet to start.
+
+        0 while no search trial has completed or runs.
+        """
+        if self._confirm is not None:
+            return len(self._waiting)
+        has_begun = self._running or self.sampler.winner() is not None
+        if self.plan.num_search and not has_begun:
+            return 0
+        return self.plan.num_trials - self.plan.num_search
+
+    def end_search(self) -> None:
+        """Start no more search trials.
+
+        When those that run have ended, the best configuration is confirmed.
+        """
+        if self._confirm is None:
+            self.ended_early = True
+            self._waiting.clear()
+            self._confirm_if_searched()
+
+    def give_up(self) -> None:
+        """Start no more trials. Call it only while no trial of the search runs."""
+        self.ended_early = True
+        self._waiting.clear()
+        self._confirm = [key for key in self._confirm or () if key in self.records]
 
     def new_suggestions(self) -> list[SuggestionRow]:
         """Return the suggestions made since the last call, for the sweep's journal."""
@@ -326,7 +367,8 @@ class Search(TrialSource):
 
     def _confirm_if_searched(self) -> None:
         """Create the confirm trials of the best suggestion, if the search is over."""
-        if self._confirm is not None or not self.sampler.done:
+        searched = self.sampler.done or (self.ended_early and not self._running)
+        if self._confirm is not None or not searched:
             return
         trials = self._confirm_trials()
         self._confirm = [trial.key for trial in trials]

@@ -37,6 +37,9 @@ class TrialSource(ABC):
     is room for it, and no failed trial runs again.
     """
 
+    ended_early: bool = False
+    """Whether the search ended before its last trial, because hours were limited."""
+
     def __init__(self, plans: Sequence[SearchPlan]) -> None:
         """Store the plans, which are of one task and of different methods."""
         self.plans = list(plans)
@@ -67,6 +70,30 @@ class TrialSource(ABC):
     @abstractmethod
     def failures(self) -> Iterator[tuple[SearchPlan, str]]:
         """Yield each plan that has no score and will get none, with the reason."""
+
+    @property
+    def is_confirming(self) -> bool:
+        """Whether only confirm trials are left."""
+        return False
+
+    @property
+    def num_to_confirm(self) -> int:
+        """Number of confirm trials that have yet to start.
+
+        0 while no search trial has completed or runs.
+        """
+        return 0
+
+    def end_search(self) -> None:
+        """Start no more search trials.
+
+        When those that run have ended, the best configuration is confirmed.
+        """
+        return
+
+    def give_up(self) -> None:
+        """Start no more trials. Call it only while no trial of the search runs."""
+        return
 
     @abstractmethod
     def next_plan(self) -> SearchPlan | None:
