@@ -104,6 +104,7 @@ for function in (
     watch.logs,
     watch.stop,
     watch.pause,
+    watch.limit,
     watch.retry,
     watch.cancel,
     submit.submit,

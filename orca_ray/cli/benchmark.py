@@ -142,6 +142,7 @@ def _follow_sweep(
     from orca_ray.sweep.trackers.base import Tracking
 
     limit = options.hour_limit()
+    limits = options.limits()
     notifier = Notifier(options.notify)
     quiet = options.quiet or options.json
     shows_boards = options.board is not None and not quiet
@@ -171,6 +172,7 @@ def _follow_sweep(
             keep_models=options.keep_models,
             command=typed_command(),
             limit=limit,
+            limits=limits,
         )
     if progress.board is not None and not summary.interrupted:
         answers = [f"- {answer.sentence}" for answer in progress.board.answers[:3]]

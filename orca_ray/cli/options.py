@@ -20,6 +20,7 @@ from orca_ray.options import KeepModels, Protocol
 from orca_ray.paths import check_special, hide_secrets, public_uri, secrets_in
 
 if TYPE_CHECKING:
+    from orca_ray.results.live import Limits
     from orca_ray.results.store import ResultsStore
     from orca_ray.sweep.plan.spec import SweepSpec
     from orca_ray.sweep.run.executor import ExecutorOptions
@@ -295,6 +296,32 @@ def _hours(option: str, hours: float) -> float:
     return hours
 
 
+MaxTrialsOption = Annotated[
+    int | None, Option(min=1, help="Largest number of trials that run at once.")
+]
+MaxGpusOption = Annotated[
+    float | None,
+    Option(
+        min=0.001,
+        help=(
+            "Largest number of GPUs that trials have at once; a trial that needs more"
+            " runs alone."
+        ),
+    ),
+]
+PriorityOption = Annotated[
+    int | None,
+    Option(
+        min=-1000,
+        max=1000,
+        help=(
+            "Priority among the sweeps of a Ray cluster: the highest gets free"
+            " resources first; equal ones share them. Default: 0."
+        ),
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """Options of `plan`, `benchmark` and `run`: what the sweep covers, and where."""
@@ -430,6 +457,9 @@ class RunCommandOptions(SweepOptions):
             ),
         ),
     ] = None
+    max_trials: MaxTrialsOption = None
+    max_gpus: MaxGpusOption = None
+    priority: PriorityOption = None
     notify: Annotated[
         str | None,
         Option(
@@ -477,6 +507,18 @@ class RunCommandOptions(SweepOptions):
         if self.core_hours is not None:
             return HourLimit(_hours("--core-hours", self.core_hours), "core")
         return None
+
+    def limits(self) -> "Limits":
+        """Return the limits of what runs at once, and the priority."""
+        from orca_ray.results.live import Limits
+
+        if self.max_gpus is not None and not math.isfinite(self.max_gpus):
+            raise UserError(f"--max-gpus {self.max_gpus} is no number of GPUs")
+        return Limits(
+            max_trials=self.max_trials,
+            max_gpus=self.max_gpus,
+            priority=self.priority,
+        )
 
     def run_options(self) -> "ExecutorOptions":
         """Return the time limits and GPUs of trials as options of the executor."""

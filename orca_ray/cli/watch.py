@@ -1,23 +1,33 @@
 """Commands that watch and steer a sweep, without Ray.
 
-They are ``orca-sweep status``, ``logs``, ``stop``, ``pause``, ``retry`` and ``cancel``.
+They are ``orca-sweep status``, ``logs``, ``stop``, ``pause``, ``limit``, ``retry`` and
+``cancel``.
 """
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, required_store, results_uri
+from orca_ray.cli.options import (
+    JsonOption,
+    MaxGpusOption,
+    MaxTrialsOption,
+    PriorityOption,
+    ResultsOption,
+    required_store,
+    results_uri,
+)
 from orca_ray.cli.output import console, duration, emit_json, note, say, score, show
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from orca_ray.results.live import Holder, LiveState, RunningTrial
-    from orca_ray.results.status import SweepStatus
+    from orca_ray.results.live import Holder, Limits, LiveState, RunningTrial
+    from orca_ray.results.status import SweepLine, SweepStatus
     from orca_ray.results.store import ResultsStore
 
 WATCH_SECONDS = 3.0
@@ -48,8 +58,24 @@ _STATES = {
 
 
 def status(
-    sweep: SweepArgument,
+    sweep: Annotated[
+        str | None,
+        Argument(
+            metavar="[SWEEP]",
+            help=(
+                "Sweep, e.g. pocket/full, or pocket if it has one sweep in this store."
+            ),
+        ),
+    ] = None,
     results: ResultsOption = None,
+    all_sweeps: Annotated[
+        bool,
+        Option(
+            "--all",
+            "-a",
+            help="List every sweep: state, owner, trials, share of the cluster, hours.",
+        ),
+    ] = False,
     watch: Annotated[
         bool,
         Option(
@@ -63,7 +89,12 @@ def status(
     """
     from orca_ray.results.status import find_sweep, sweep_status
 
+    if all_sweeps == (sweep is not None):
+        raise UserError("give a SWEEP, or --all for every sweep of the store")
     store = required_store(results_uri(results))
+    if sweep is None:
+        _show_all(store, watch=watch, json=json)
+        return
     name = find_sweep(store, sweep)
     while True:
         sweep_state = sweep_status(store, name, note)
@@ -175,6 +206,45 @@ def _print(sweep_state: "SweepStatus") -> None:
         say(_STATES[sweep_state.state])
 
 
+def _show_all(store: "ResultsStore", *, watch: bool, json: bool) -> None:
+    """Print a line for each sweep of a store."""
+    from orca_ray.results.status import all_sweeps
+
+    while True:
+        sweeps = all_sweeps(store, note)
+        if json:
+            emit_json(sweeps)
+        else:
+            if watch and sys.stdout.isatty():
+                console().clear()
+            _print_all(sweeps)
+        if not watch or not any(sweep.has_driver for sweep in sweeps):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _print_all(sweeps: "Iterable[SweepLine]") -> None:
+    """Print the table of the sweeps of a store."""
+    rows = [
+        (
+            sweep.sweep,
+            sweep.state,
+            sweep.owner,
+            f"{sweep.done}/{'?' if sweep.planned is None else sweep.planned}",
+            sweep.num_running or "",
+            "" if sweep.share is None else f"{sweep.share:.0%}",
+            sweep.priority or "",
+            f"{sweep.gpu_hours:.1f}" if sweep.gpu_hours else "",
+            f"{sweep.core_hours:.1f}",
+            "" if sweep.seconds_left is None else duration(sweep.seconds_left),
+        )
+        for sweep in sweeps
+    ]
+    names = ("sweep", "state", "owner")
+    numbers = ("done", "run", "share", "prio", "GPU h", "core h", "left")
+    show((*names, *numbers), rows, right=numbers)
+
+
 def _counts(failures: "Mapping[str, int]") -> list[str]:
     return [f"{number} {status}" for status, number in failures.items()]
 
@@ -216,6 +286,13 @@ def _facts(sweep_state: "SweepStatus") -> list[str]:
     ]
     if sweep_state.waiting:
         facts.append(f"{len(sweep_state.waiting)} waiting")
+    if sweep_state.share is not None:
+        facts.append(f"{sweep_state.share:.0%} of the cluster")
+    facts += [
+        f"{name.replace('_', '-')} {value:g}"
+        for name, value in vars(sweep_state.limits).items()
+        if value is not None
+    ]
     if sweep_state.trials_per_minute is not None:
         facts.append(f"{sweep_state.trials_per_minute:.3g} a minute")
     if sweep_state.seconds_left is not None:
@@ -243,6 +320,31 @@ def pause(
         _ask(sweep, "resume", results, "to start trials again")
     else:
         _ask(sweep, "pause", results, "to start no more trials")
+
+
+def limit(
+    sweep: SweepArgument,
+    max_trials: MaxTrialsOption = None,
+    max_gpus: MaxGpusOption = None,
+    priority: PriorityOption = None,
+    results: ResultsOption = None,
+) -> None:
+    """Change what a running sweep may run at once; trials that run are not ended.
+
+    The next run of the sweep's command has the limits of its own options.
+    """
+    from orca_ray.results.live import Limits
+    from orca_ray.results.status import find_sweep
+
+    limits = Limits(max_trials=max_trials, max_gpus=max_gpus, priority=priority)
+    if limits == Limits():
+        raise UserError("give --max-trials, --max-gpus or --priority")
+    if max_gpus is not None and not math.isfinite(max_gpus):
+        raise UserError(f"--max-gpus {max_gpus} is no number of GPUs")
+    store = required_store(results_uri(results))
+    name = find_sweep(store, sweep)
+    driver = _write_request(store, name, "limit", limits=limits)
+    say(f"{name}: asked {driver} to change its limits; it does within seconds")
 
 
 def cancel(
@@ -312,20 +414,27 @@ def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
 
 
 def _write_request(
-    store: "ResultsStore", sweep: str, kind: str, key: str = ""
+    store: "ResultsStore",
+    sweep: str,
+    kind: str,
+    key: str = "",
+    *,
+    limits: "Limits | None" = None,
 ) -> "Holder":
     """Write a request to the driver that runs a sweep, and return who it is.
 
     ``key`` is that of the trial that the request is about; "" if it is about the sweep.
-    Raises UserError if no driver runs.
+    ``limits`` are those to change, for the kind "limit". Raises UserError if no driver
+    runs.
     """
     from orca_ray.results import live
 
     state = _read_live(store, sweep)
     if state is None or state.holder is None:
         raise UserError(
-            f"no driver runs {sweep} in this store, so there is nothing to stop, pause"
-            " or cancel"
+            f"no driver runs {sweep} in this store, so there is nothing to stop,"
+            " pause, limit or cancel"
         )
-    live.write_request(store.folder, sweep, live.Request(kind, key))
+    request = live.Request(kind, key, limits or live.Limits())
+    live.write_request(store.folder, sweep, request)
     return state.holder

@@ -7,6 +7,7 @@ consequences.
 """
 
 import contextlib
+import getpass
 import logging
 import os
 import platform
@@ -351,7 +352,16 @@ def this_process() -> Holder:
         created=_created(os.getpid()) or 0.0,
         machine=machine(),
         started_at=_now(),
+        user=_user(),
     )
+
+
+def _user() -> str:
+    """Return the name of the user who runs this process; "" if it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # e.g. a container with a user id without a name
+        return ""
 
 
 def ended_here(holder: Holder) -> bool:

@@ -68,9 +68,11 @@ RESUME = "resume"
 """Kind of the request to start trials again."""
 CANCEL = "cancel"
 """Kind of the request to end a trial."""
+LIMIT = "limit"
+"""Kind of the request to change the limits of what runs at once."""
 RETRY = "retry"
 """Kind of the request to run a failed trial, or all failed trials, again."""
-KINDS = (STOP, PAUSE, RESUME, CANCEL, RETRY)
+KINDS = (STOP, PAUSE, RESUME, CANCEL, LIMIT, RETRY)
 """All kinds of requests."""
 
 
@@ -91,10 +93,29 @@ class Holder:
     """Identifies the boot of the machine and the process namespace of ``pid``."""
     started_at: str
     """Time in ISO format, UTC."""
+    user: str = ""
+    """Name of the user on that machine; "" if it is not known."""
 
     def __str__(self) -> str:
         start = self.started_at[:19].replace("T", " ")
         return f"process {self.pid} on {self.host}, since {start} UTC"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of what a sweep runs at once; None: there is no such limit."""
+
+    max_trials: int | None = None
+    max_gpus: float | None = None
+    priority: int | None = None
+    """Priority among the sweeps of a cluster, a larger number first; None is 0."""
+
+    def changed_by(self, other: "Limits") -> "Limits":
+        """Return these limits with those that ``other`` has in their place."""
+        given = {
+            name: value for name, value in asdict(other).items() if value is not None
+        }
+        return replace(self, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +177,13 @@ class LiveState:
     stopping: bool = False
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that gets no more trials."""
+    limits: Limits = field(default_factory=Limits)
+    """Limits of what runs at once."""
+    share: float | None = None
+    """Share of the cluster that the sweep may use beside others.
+
+    None: no other sweep runs there.
+    """
 
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text, with a checksum."""
@@ -365,13 +393,15 @@ class Request:
     """Request to the driver of a sweep, about the sweep or one of its trials.
 
     ``stop``: end as after Ctrl-C. ``pause``: start no more trials until ``resume``.
-    ``cancel``: end ``trial``. ``retry``: run the failed ``trial`` again or, if
-    ``trial`` is empty, all failed trials.
+    ``cancel``: end ``trial``. ``limit``: change limits of what runs at once. ``retry``:
+    run the failed ``trial`` again or, if ``trial`` is empty, all failed trials.
     """
 
     kind: str
     trial: str = ""
     """Key of a trial; empty for all."""
+    limits: Limits = field(default_factory=Limits)
+    """Limits to change, for the kind ``limit``."""
     path: str = field(default="", compare=False)
     """Path of the request's file in the store; empty before the file is written."""
 
@@ -382,7 +412,10 @@ _REQUEST = TypeAdapter(Request)
 def write_request(folder: Folder, sweep: str, request: Request) -> None:
     """Add a request for the driver of ``sweep``."""
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-    content = json.dumps({"kind": request.kind, "trial": request.trial})
+    values: dict[str, Any] = {"kind": request.kind, "trial": request.trial}
+    if request.kind == LIMIT:
+        values["limits"] = asdict(request.limits)
+    content = json.dumps(values)
     folder.write(
         f"{REQUESTS}/{file_name(sweep)}/{name}", pa.py_buffer(content.encode())
     )

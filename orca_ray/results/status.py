@@ -11,12 +11,14 @@ import pyarrow as pa
 from orca_ray.errors import UserError, lookup
 from orca_ray.results import live
 from orca_ray.results.lease import driver_lives
-from orca_ray.results.live import Holder, LiveState, RunningTrial
+from orca_ray.results.live import Holder, Limits, LiveState, RunningTrial
 from orca_ray.results.record import Status, lower
 from orca_ray.results.store import ResultsStore, warn_once
 
 logger = logging.getLogger(__name__)
 
+_WITH_DRIVER = ("running", "paused", "stopping")
+"""States of sweeps that a driver runs."""
 _MAX_NAMED = 5
 """Number of trial keys that an error about an ambiguous key names."""
 
@@ -70,11 +72,15 @@ class SweepStatus:
     seconds_left: float | None
     renewed_at: str
     quarantined: list[str]
+    limits: Limits
+    """Limits of what runs at once."""
+    share: float | None
+    """Share of the cluster that the sweep may use; None: no other sweep runs there."""
 
     @property
     def has_driver(self) -> bool:
         """Whether a driver runs the sweep."""
-        return self.state in ("running", "paused", "stopping")
+        return self.state in _WITH_DRIVER
 
 
 def find_sweep(store: ResultsStore, given: str) -> str:
@@ -186,7 +192,90 @@ def sweep_status(
         seconds_left=live_state.seconds_left,
         renewed_at=live_state.renewed_at,
         quarantined=list(live_state.quarantined),
+        limits=live_state.limits,
+        share=live_state.share,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepLine:
+    """Line about a sweep in the list of the sweeps of a store."""
+
+    sweep: str
+    state: str
+    """As in `SweepStatus`."""
+    owner: str
+    """User and machine of the driver that runs the sweep; "" if none does."""
+    planned: int | None
+    done: int
+    num_running: int
+    share: float | None
+    """Share of the cluster that the sweep may use; None: no other sweep runs there."""
+    priority: int
+    gpu_hours: float
+    """GPU hours of all trials that have ended."""
+    core_hours: float
+    """Hours of CPU cores of all trials that have ended."""
+    seconds_left: float | None
+
+    @property
+    def has_driver(self) -> bool:
+        """Whether a driver runs the sweep."""
+        return self.state in _WITH_DRIVER
+
+
+def all_sweeps(
+    store: ResultsStore, emit: Callable[[str], None] = logger.info
+) -> list[SweepLine]:
+    """Return a line for each sweep of a store, those with a driver first.
+
+    If drivers ran on other machines, this may take half a minute for each
+    (`driver_lives`). ``emit`` is called with a sentence if a wait is long.
+    """
+    hours = _hours(store)
+    names = {*hours, *(state.sweep for state in live.read_all(store.folder))}
+    lines = []
+    for name in names:
+        status = sweep_status(store, name, emit)
+        holder = status.holder if status.has_driver else None
+        owner = ""
+        if holder is not None:
+            owner = f"{holder.user or holder.pid}@{holder.host}"
+        gpu_hours, core_hours = hours.get(name, (0.0, 0.0))
+        lines.append(
+            SweepLine(
+                sweep=name,
+                state=status.state,
+                owner=owner,
+                planned=status.planned,
+                done=status.done,
+                num_running=status.num_running,
+                share=status.share,
+                priority=status.limits.priority or 0,
+                gpu_hours=gpu_hours,
+                core_hours=core_hours,
+                seconds_left=status.seconds_left,
+            )
+        )
+    return sorted(lines, key=lambda line: (not line.has_driver, line.sweep))
+
+
+def _hours(store: ResultsStore) -> dict[str, tuple[float, float]]:
+    """Return the hours of GPUs and of CPU cores of all records, by sweep."""
+    names = ("wall_seconds", "gpus", "cpus")
+    schema = pa.schema(
+        [("sweep", pa.string()), *((name, pa.float64()) for name in names)]
+    )
+    totals: dict[str, tuple[float, float]] = {}
+    for _, table in store.scan().batches(schema.names, {}):
+        frame = table.cast(schema).to_pandas().fillna(0.0)
+        frame["gpu_hours"] = frame["wall_seconds"] * frame["gpus"] / 3600
+        frame["core_hours"] = frame["wall_seconds"] * frame["cpus"] / 3600
+        sums = frame.groupby("sweep")[["gpu_hours", "core_hours"]].sum()
+        for sweep, gpu_hours, core_hours in sums.itertuples():
+            earlier = totals.get(str(sweep), (0.0, 0.0))
+            totals[str(sweep)] = (earlier[0] + gpu_hours, earlier[1] + core_hours)
+    return totals
 
 
 def _without_driver(live_state: LiveState) -> LiveState:
@@ -198,6 +287,8 @@ def _without_driver(live_state: LiveState) -> LiveState:
         trials_per_minute=None,
         seconds_left=None,
         quarantined=(),
+        limits=Limits(),
+        share=None,
     )
 
 

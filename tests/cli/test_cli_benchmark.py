@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.options import KeepModels
 from orca_ray.process import NodeResources
-from orca_ray.results.live import Row
+from orca_ray.results.live import Limits, Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep import executors
@@ -106,6 +106,7 @@ def test_a_sweep_that_ends_well_exits_with_0(
         "keep_models": KeepModels.NONE,
         "command": f"orca-sweep run {sweep_file}",
         "limit": None,
+        "limits": Limits(),
     }
     assert Path(fake.store.uri) == Path.cwd() / "results"
     lines = ending.out.splitlines()
@@ -210,6 +211,7 @@ def test_options_reach_the_sweep(
         "keep_models": KeepModels.BEST,
         "options": ExecutorOptions(TimeLimits(90.0, 1200.0), 0.25),
         "limit": None,
+        "limits": Limits(),
     }
     assert Path(fake.store.uri) == place
     assert ending.out.splitlines()[-1] == (

@@ -1,9 +1,11 @@
 """A running sweep: commands that watch and steer it, and the live table.
 
-The commands are ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``.
+The commands are ``status``, ``logs``, ``stop``, ``pause``, ``limit``, ``retry`` and
+``cancel``.
 """
 
 import io
+import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +134,54 @@ def test_a_sweep_is_watched_paused_stopped_killed_and_continued(
     assert sweep.start(0.0).wait(timeout=60) == 0
     assert sweep.wait_for("finished")["done"] == 24
     assert "finished; no driver runs" in sweep.ask("status", SWEEP)
+
+
+def test_limits_of_a_running_sweep_change_and_all_sweeps_are_listed(
+    sweep: WatchedSweep, command: Command
+) -> None:
+    driver = sweep.start(0.2)
+    sweep.wait_until(lambda state: bool(state["running"]))
+    said = sweep.ask("limit", "fake", "--max-trials", "1", "--priority", "2")
+    assert "to change its limits" in said
+    state = sweep.wait_until(lambda state: state["limits"]["priority"] == 2)
+    assert state["limits"] == {"max_trials": 1, "max_gpus": None, "priority": 2}
+    assert "max-trials 1, priority 2" in sweep.ask("status", "fake")
+    store = str(sweep.store)
+    (line,) = command("status", "--all", "--json", "--results", store).json
+    assert line["sweep"] == SWEEP
+    assert line["state"] == "running"
+    assert line["owner"].endswith(f"@{platform.node()}")
+    assert line["planned"] == 24
+    assert line["priority"] == 2
+    driver.kill()
+    driver.wait()
+    (line,) = command("status", "-a", "--json", "--results", store).json
+    assert line["state"] == "dead"
+    assert line["owner"] == ""
+    table = sweep.ask("status", "--all")
+    assert SWEEP in table
+    assert "core h" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("status",), "give a SWEEP, or --all"),
+        (("status", "fake", "--all"), "give a SWEEP, or --all"),
+        (("limit", "fake"), "give --max-trials, --max-gpus or --priority"),
+        (("limit", "fake", "--max-gpus", "inf"), "no number of GPUs"),
+        (("limit", "fake", "--max-trials", "0"), "--max-trials"),
+        (("limit", "fake", "--max-trials", "2"), "no driver runs"),
+    ],
+)
+def test_commands_about_sweeps_say_what_they_need(
+    tmp_path: Path, command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    store = ResultsStore(tmp_path / "results", create=True)
+    store.append([make_record("a", sweep=SWEEP)])
+    ending = command(*arguments, "--results", store.uri)
+    assert ending.code == 2
+    assert message in " ".join(ending.err.split())
 
 
 @pytest.mark.slow

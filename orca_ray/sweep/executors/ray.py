@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from orca_ray.sweep.plan.trial_spec import Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.executor import Executor, ExecutorOptions
 from orca_ray.sweep.run.placement import GpuRequest, Placement
+from orca_ray.sweep.run.sharing import Amounts, Share
 from orca_ray.sweep.worker.staging import Staged, Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
 
@@ -317,6 +318,11 @@ class RayExecutor(Executor):
         for record in controller.searches.records:
             placement.learn_record(record)
         controller.placement = placement
+        if self.grows:  # others may run sweeps there
+            controller.share = Share(
+                ray_private.ClaimStore(), lambda: _totals(placement.nodes)
+            )
+            self._cleanup.callback(controller.share.close)
         searcher = TuneSearcher(controller, Deadlines(options.time))
         self._run_watched(
             lambda: run_tune(searcher, settings, trial_bundle, self.announce),
@@ -394,6 +400,14 @@ def _resources(node: Mapping[str, Any]) -> NodeResources:
     return NodeResources(
         node["NodeManagerHostname"], cpus, gpus, memory / 2**30, node["NodeID"]
     )
+
+
+def _totals(nodes: Iterable[NodeResources]) -> Amounts:
+    """Return the resources of all nodes together."""
+    totals = Amounts()
+    for node in nodes:
+        totals = totals.plus(Resources(node.cpus, node.gpus))
+    return totals
 
 
 def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:

@@ -39,6 +39,41 @@ def key_value_store(
     )
 
 
+_CLAIMS = b"orca-ray-claims"
+"""Namespace of the claims of drivers in the key-value store."""
+
+
+class ClaimStore:
+    """Claims of the drivers of a cluster, in the cluster's key-value store.
+
+    Ray has no other place that all drivers of a cluster read and that ends with it,
+    except a detached actor, whose process would take memory and a worker.
+    """
+
+    def publish(self, driver: str, claim: bytes) -> None:
+        """Store the claim of a driver in the place of its earlier one."""
+        from ray.experimental import internal_kv
+
+        internal_kv._internal_kv_put(driver.encode(), claim, namespace=_CLAIMS)
+
+    def read(self) -> dict[str, bytes]:
+        """Return all claims by driver."""
+        from ray.experimental import internal_kv
+
+        claims = {}
+        for key in internal_kv._internal_kv_list(b"", namespace=_CLAIMS):
+            claim = internal_kv._internal_kv_get(key, namespace=_CLAIMS)
+            if claim is not None:  # it may have been deleted meanwhile
+                claims[key.decode()] = claim
+        return claims
+
+    def remove(self, driver: str) -> None:
+        """Delete the claim of a driver."""
+        from ray.experimental import internal_kv
+
+        internal_kv._internal_kv_del(driver.encode(), namespace=_CLAIMS)
+
+
 def actor_of(trial: Any) -> Any:
     """Return the actor that runs a trial of Tune; None if the trial has no actor."""
     return trial.temporary_state.ray_actor

@@ -4,11 +4,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from orca_ray.results import live
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import LiveState
+from orca_ray.results.live import Limits, LiveState, Request
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
 
 _TICK_SECONDS = 1.0
@@ -28,6 +28,7 @@ class Control:
         state: Callable[[], LiveState],
         retry: Callable[[str], int],
         runs: Callable[[str], bool],
+        limits: Limits | None = None,
     ) -> None:
         """Store the arguments.
 
@@ -39,7 +40,10 @@ class Control:
             retry: runs failed trials again ("": all) and returns how many there are.
             runs: returns whether the trial with a key runs, or waits for its next
                 attempt.
+            limits: limits of what runs at once; None: there are none.
         """
+        self.limits = limits or Limits()
+        """Limits of what runs at once, which requests change."""
         self.stopping = False
         """Whether the sweep must end as after Ctrl-C."""
         self.paused = False
@@ -62,12 +66,13 @@ class Control:
         self._runs = runs
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
-        self._apply: dict[str, Callable[[str], None]] = {
+        self._apply: dict[str, Callable[[Request], None]] = {
             live.STOP: lambda _: self._stop("stopped by request"),
             live.PAUSE: lambda _: self._pause(True),
             live.RESUME: lambda _: self._pause(False),
-            live.CANCEL: self._cancel,
-            live.RETRY: self._retry,
+            live.CANCEL: lambda request: self._cancel(request.trial),
+            live.LIMIT: lambda request: self._limit(request.limits),
+            live.RETRY: lambda request: self._retry(request.trial),
         }
 
     def tick(self) -> bool:
@@ -88,7 +93,7 @@ class Control:
             for request in self._lease.requests():
                 if request.kind == live.RETRY:
                     self.retries.append(request)
-                self._apply[request.kind](request.trial)
+                self._apply[request.kind](request)
         state = self._state(now)
         if state.seconds_left is not None:
             self._emit(TimeLeft(state.seconds_left))
@@ -124,6 +129,16 @@ class Control:
             "paused by request: no trial starts" if paused else "resumed by request"
         )
 
+    def _limit(self, limits: Limits) -> None:
+        """Change the limits that ``limits`` has."""
+        self.limits = self.limits.changed_by(limits)
+        changes = [
+            f"{name.replace('_', '-')} {value:g}"
+            for name, value in asdict(limits).items()
+            if value is not None
+        ]
+        self._say(f"limits changed by request: {', '.join(changes)}")
+
     def _cancel(self, trial: str) -> None:
         """Cancel the trial with the key ``trial``, if it runs."""
         if self._runs(trial):
@@ -150,4 +165,5 @@ class Control:
             trials_per_minute=rate,
             paused=self.paused,
             stopping=self.stopping,
+            limits=self.limits,
         )

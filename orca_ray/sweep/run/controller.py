@@ -6,6 +6,7 @@ describes the threads of the driver.
 """
 
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from itertools import takewhile
 
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import MAX_RUNNING, LiveState
+from orca_ray.results.live import MAX_RUNNING, Limits, LiveState
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.messages.causes import CAUSES, RULES, Failure
@@ -28,6 +29,7 @@ from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.run.recorder import Recorder, make_record
 from orca_ray.sweep.run.retries import FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
+from orca_ray.sweep.run.sharing import Share
 from orca_ray.sweep.run.trial_state import Start, TrialState
 from orca_ray.sweep.search import MakeSources, TrialSource, make_searches
 from orca_ray.sweep.worker.staging import Stager
@@ -48,6 +50,7 @@ class SweepController:
         lease: Lease | None = None,
         make_sources: MakeSources = make_searches,
         limit: HourLimit | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -65,6 +68,7 @@ class SweepController:
                 tests: there are no requests.
             make_sources: see `SweepSearches`.
             limit: hours that all trials of the sweep may take; None: there is no limit.
+            limits: limits of what runs at once; None: there are none.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = (
@@ -101,6 +105,8 @@ class SweepController:
 
         An executor may replace it by a placement for its cluster.
         """
+        self.share: Share | None = None
+        """The part of a cluster that this sweep may use; None: all of it."""
         self._num_ran = 0
         self._began = time.monotonic()
         self._recorder = Recorder(
@@ -112,6 +118,7 @@ class SweepController:
             state=self._live_state,
             retry=self.retry,
             runs=self.trials.__contains__,
+            limits=limits,
         )
         """Applies requests to this sweep. Executors end all trials when its
         ``stopping`` is set.
@@ -172,6 +179,8 @@ class SweepController:
         Raises UserError if the store fails or another driver took over.
         """
         self._recorder.flush_due()
+        if self.share is not None:
+            self.share.exchange(self._claimed, self.control.limits.priority or 0)
         if self.control.tick():
             self._recorder.add_logs(self.trials.values())
             if self.control.retries and not self.searches.retrying:
@@ -377,7 +386,14 @@ class SweepController:
             for row in search.progress():
                 resources = self._usual_resources(row.plan)
                 demand[resources] += int(min(row.num_remaining, row.plan.most_at_once))
-        return demand
+        return _within(demand, self.control.limits)
+
+    def _claimed(self) -> Counter[Resources]:
+        """Return the number of trials that this sweep wants to run beside others.
+
+        Those that run count even if no more may start.
+        """
+        return self.demand() | self.in_flight
 
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
@@ -432,6 +448,7 @@ class SweepController:
             num_running=sum(item.placed for item in trials),
             seconds_left=self.seconds_left(),
             quarantined=self.quarantined,
+            share=None if self.share is None else self.share.fraction,
         )
 
     def _affordable_trial(self) -> TrialSpec | None:
@@ -625,8 +642,28 @@ class SweepController:
         )
         overdue = {item.trial.resources for item in late_trials}
         return functools.cache(
-            lambda wanted: self.placement.admits(wanted, self.in_flight, overdue)
+            lambda wanted: (
+                self._is_within_limits(wanted)
+                and (self.share is None or self.share.admits(wanted, self.in_flight))
+                and self.placement.admits(wanted, self.in_flight, overdue)
+            )
         )
+
+    def _is_within_limits(self, wanted: Resources) -> bool:
+        """Return whether one more trial stays within the limits of what runs at once.
+
+        A trial that needs more GPUs than the limit runs while no other one has a GPU.
+        """
+        limits = self.control.limits
+        num_trials = self.in_flight.total()
+        if limits.max_trials is not None and num_trials >= limits.max_trials:
+            return False
+        if limits.max_gpus is None or not wanted.gpus:
+            return True
+        gpus = sum(
+            count * resources.gpus for resources, count in self.in_flight.items()
+        )
+        return not gpus or gpus + wanted.gpus <= limits.max_gpus + 1e-9
 
     def _released(self, key: str) -> TrialState:
         """Remove and return a trial that no executor has any more."""
@@ -672,6 +709,21 @@ class SweepController:
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(newly_staged)
+
+
+def _within(demand: Counter[Resources], limits: Limits) -> Counter[Resources]:
+    """Return the part of a demand that may run at once."""
+    num_left = demand.total() if limits.max_trials is None else limits.max_trials
+    gpus_left = math.inf if limits.max_gpus is None else limits.max_gpus
+    allowed: Counter[Resources] = Counter()
+    for resources, count in demand.items():
+        count = min(count, num_left)
+        if resources.gpus and gpus_left < math.inf:
+            count = min(count, max(1, int(gpus_left / resources.gpus + 1e-9)))
+            gpus_left = max(0.0, gpus_left - count * resources.gpus)
+        allowed[resources] += count
+        num_left -= count
+    return +allowed
 
 
 def _plan_of(trial: TrialSpec, search: TrialSource) -> SearchPlan:

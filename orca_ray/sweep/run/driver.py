@@ -13,6 +13,7 @@ from orca_ray.options import KeepModels
 from orca_ray.process import NodeResources
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
+from orca_ray.results.live import Limits
 from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.cost import trial_seconds
@@ -53,6 +54,7 @@ def run_sweep(
     deadline: float = math.inf,
     make_sources: MakeSources = make_searches,
     limit: HourLimit | None = None,
+    limits: Limits | None = None,
 ) -> events.Summary:
     """Run the trials of a sweep that have no record yet, and return a summary.
 
@@ -80,6 +82,8 @@ def run_sweep(
         make_sources: function that makes the searches, which decide which trials run.
         limit: hours that all trials of the sweep may take together. Searches end early
             where too few are left, and their best configurations are confirmed.
+        limits: limits of what runs at once, and the priority among the sweeps of a
+            cluster; None: there are none.
 
     Raises:
         UserError: the store cannot be written, the cluster cannot be reached, a trial
@@ -124,6 +128,7 @@ def run_sweep(
             lease=stack.enter_context(Lease(store, spec.sweep_id)),
             make_sources=make_sources,
             limit=limit,
+            limits=limits,
         )
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(
