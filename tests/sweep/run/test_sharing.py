@@ -164,8 +164,8 @@ def new_drivers(clock: Clock, *options: dict[str, float]) -> list[Driver]:
 def test_two_equal_sweeps_have_half_each_over_ten_minutes() -> None:
     clock = Clock()
     # The second comes when the first has taken all, and has longer trials.
-    options = ({}, {"begins": clock.now + 30.0, "trial_seconds": 90.0})
-    drivers = new_drivers(clock, *options)
+    second_options = {"begins": clock.now + 30.0, "trial_seconds": 90.0}
+    drivers = new_drivers(clock, {}, second_options)
     simulate(drivers, 120, clock)
     for driver in drivers:
         driver.busy = 0.0
