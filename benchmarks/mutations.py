@@ -132,6 +132,8 @@ def _change(folder: Path, drawer: Drawer) -> str:
     ]
     if content.startswith(b"PK"):
         choices += [_member] * 8
+    elif b"\x89HDF" in content[:1024]:
+        choices += [_tree]
     elif path.suffix == ".json" or path.name.startswith(".z"):
         choices += [_json] * 14
     elif path.suffix in (".csv", ".tsv", ".yaml"):
@@ -251,6 +253,30 @@ def _integer(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
     return (
         content[:place] + packed + content[place + width :],
         f"{value} of {width} bytes at {place}",
+    )
+
+
+def _tree(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
+    """Let an address in a tree node of an HDF5 file be that of a node, also its own.
+
+    Version 1 nodes have level, number of children and two siblings before their keys
+    and children, which have 8 bytes each or a multiple of that.
+    """
+    nodes = [match.start() for match in re.finditer(b"TREE", content)]
+    if not nodes:
+        return _integer(content, drawer)
+    node = nodes[int(drawer.integers(len(nodes)))]
+    target = nodes[int(drawer.integers(len(nodes)))]
+    # A user block before the file's content is not counted in addresses.
+    address = target - content.find(b"\x89HDF")
+    place = node + 8 * int(drawer.integers(1, 12))
+    changed = bytearray(content)
+    level = int(drawer.integers(2))
+    changed[node + 5] = level
+    changed[place : place + 8] = struct.pack("<q", address)
+    return (
+        bytes(changed),
+        f"node at {node} of level {level} has the address {address} at {place}",
     )
 
 

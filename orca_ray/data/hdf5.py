@@ -1,13 +1,13 @@
-"""Reader of HDF5 files from untrusted sources."""
+"""Reader of HDF5 files from untrusted sources.
+
+A user's file is read by a process of its own, which calls these functions
+(`orca_ray.data.hdf5_process`). Files of benchmarks that have a declared hash may be
+read by any process.
+"""
 
 import contextlib
-import logging
 import math
 import os
-import resource
-import subprocess
-import sys
-import tempfile
 import traceback
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,23 +21,12 @@ from orca_ray.data.archives import (
     check_growth,
     damaged,
     growth_error,
-    max_bytes,
 )
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted, shorten
 
-logger = logging.getLogger(__name__)
-
 _MAX_DEPTH = 64
 """Largest depth of groups in groups."""
-_MAX_NAME_BYTES = 4096
-"""Largest length of the name of a data set of texts."""
-_TEXTS_SECONDS = 5
-"""Seconds of CPU time that reading texts may take, plus one for each MiB of the file.
-"""
-_TEXTS_BYTES = 2**29
-"""Bytes of memory that reading texts may take, plus those that the file's size allows.
-"""
 
 
 @contextlib.contextmanager
@@ -51,7 +40,7 @@ def open_hdf5(path: Path, required: Sequence[str] | None = None) -> Iterator[Any
     Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft
     or external link, any data set with data in another file or that declares more than
     200 times its stored bytes, groups nested deeper than 64, and a chunk that cannot be
-    read. A data set of texts may only be read by `read_texts`.
+    read. A data set of texts may only be read by `decode_texts`.
     """
     import h5py
 
@@ -132,7 +121,7 @@ def _below(
         return
     visited.add(address)
     if isinstance(item, h5py.Dataset):
-        if not item.dtype.hasobject:  # `read_texts` checks those
+        if not item.dtype.hasobject:  # `decode_texts` checks those
             _check_growth(path, where, item)
         yield where, item
         return
@@ -253,89 +242,38 @@ def _unfiltered_size(content: bytes, filters: list[int], mask: int, most: int) -
     return len(content)
 
 
-def read_texts(path: Path, name: str) -> Array:
+def start_of_numbers(dataset: Any) -> int | None:
+    """Return where a file has the numbers of a data set, as NumPy has them in memory.
+
+    None: they are in chunks, in another form, of another kind, or were not written.
+    """
+    from h5py import h5t
+
+    has_same_form = dataset.dtype.kind in "iuf" and (
+        h5t.py_create(dataset.dtype) == dataset.id.get_type()
+    )
+    start = dataset.id.get_offset()
+    if not has_same_form or not dataset.nbytes or start is None:
+        return None
+    is_whole = dataset.id.get_storage_size() == dataset.nbytes
+    return int(start) if is_whole else None
+
+
+def decode_texts(path: Path, name: str, allowed_bytes: int) -> Array:
     """Return a data set of texts as an array of NumPy's text type, in its shape.
 
-    They are read in another process with limits on time and memory. Damaged texts, and
-    damaged fill values of texts that were not written, make the HDF5 library (2.0) take
-    gigabytes of memory, read forever, or end the process.
+    Only a process with limits may call it (`orca_ray.data.hdf5_process`): damaged
+    texts, and damaged fill values of texts that were not written, make the HDF5 library
+    (2.0) take gigabytes of memory, read forever, or end the process.
 
-    Raises UserError for damaged texts, and for texts that take more than 200 times the
-    size of the file.
+    Raises UserError for damaged texts, and for texts that take more than
+    ``allowed_bytes``.
     """
-    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
-        raise UserError(
-            f"{path}: expected names of at most {_MAX_NAME_BYTES} bytes, found"
-            f" {shorten(name)}"
-        )
-    size = path.stat().st_size
-    seconds = _TEXTS_SECONDS + size // 2**20
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        f"import {__name__} as reader; reader._write_texts()",
-        str(path),
-        name,
-        str(seconds),
-        str(_TEXTS_BYTES),
-        str(max_bytes(size)),
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "OPENBLAS_NUM_THREADS": "1",
-        "HDF5_PLUGIN_PRELOAD": "::",  # no filter is loaded from a file
-    }
-    with (
-        tempfile.TemporaryFile() as stream,
-        contextlib.suppress(subprocess.TimeoutExpired),
-    ):
-        process = subprocess.run(
-            command,
-            stdout=stream,
-            stderr=subprocess.PIPE,
-            env=environment,
-            timeout=60 + 10 * seconds,  # by the clock; ``seconds`` is CPU time
-        )
-        stream.seek(0)
-        if process.returncode == 0:
-            return np.asarray(np.load(stream, allow_pickle=False))
-        if process.returncode == 2:  # `_write_texts` refused the texts
-            raise UserError(stream.read().decode(errors="surrogateescape"))
-        logger.debug(
-            "reading %s ended with %s: %s", path, process.returncode, process.stderr
-        )
-    raise UserError(
-        f"{path}, {shorten(name)}: expected texts, found damaged or too long ones;"
-        " fetch the file again"
-    )
-
-
-def _write_texts() -> None:
-    """Write an array of texts to the standard output, or the reason to refuse them.
-
-    The process that `read_texts` starts runs this function.
-    """
-    path = Path(sys.argv[1])
-    name = sys.argv[2]
-    seconds, num_bytes, allowed = map(int, sys.argv[3:])
-    limits = {
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_AS: num_bytes + 2 * allowed,
-        resource.RLIMIT_CORE: 0,
-    }
-    for limit, value in limits.items():
-        with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
-            resource.setrlimit(limit, (value, value))
-    try:
-        with open_hdf5(path, (name,)) as file:
-            _check_growth(path, name, file[name])
-            texts = np.asarray(file[name].asstr(errors="replace")[...])
-            # NumPy takes 4 bytes a character, for each text as for the longest one.
-            if 4 * max(map(len, texts.flat), default=0) * texts.size > allowed:
-                raise growth_error(path, f", {name}")
-            np.save(sys.stdout.buffer, texts.astype("U"))
-    except UserError as error:
-        sys.stdout.buffer.write(str(error).encode(errors="surrogateescape"))
-        sys.exit(2)
+    with open_hdf5(path, (name,)) as file:
+        _check_growth(path, name, file[name])
+        texts = np.asarray(file[name].asstr(errors="replace")[...])
+        # NumPy takes 4 bytes a character, for each text as for the longest one.
+        longest = max(map(len, texts.flat), default=0)
+        if 4 * longest * texts.size > allowed_bytes:
+            raise growth_error(path, f", {name}")
+        return texts.astype("U")

@@ -21,7 +21,7 @@ from orca_ray.data.archives import (
     archive_errors,
     check_growth,
 )
-from orca_ray.data.hdf5 import check_chunks, open_hdf5
+from orca_ray.data.hdf5_process import Hdf5Process, is_hdf5
 from orca_ray.data.npy import from_stream, map_array
 from orca_ray.data.rows import Array, LazyRows, RowIndex
 from orca_ray.errors import UserError, shorten
@@ -81,35 +81,31 @@ _MAX_AXES = 64
 """Largest number of axes of an array; NumPy's limit."""
 
 
-def read_mat(path: Path, name: str) -> LazyRows:
+def read_mat(path: Path, name: str, file: Hdf5Process | None = None) -> LazyRows:
     """Return the numeric array ``name`` of a MATLAB file, with MATLAB's order of axes.
 
     A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice
     may read the whole variable: use large slices. A compressed variable of over 64 MiB
-    is decompressed to a temporary file in the cache directory.
+    is decompressed to a temporary file in the cache directory. ``file`` is the reader
+    of a file of version 7.3, if there is one already.
 
     Raises UserError for a damaged file, for a file of another kind, and if ``name`` is
     missing or not numeric.
     """
-    import h5py
-
-    cache.check_special(path)
-    if not h5py.is_hdf5(path):
+    if file is None and not is_hdf5(path):
         return _rows_of_mat5(path, name)
+    file = file or Hdf5Process(path)
+    stored = file.describe(name)
+    if stored.dtype.kind not in "biuf" or not stored.shape:
+        raise UserError(
+            f"{path}, {name}: expected a numeric array, found {stored.description}"
+        )
+    read_selection = file.open_rows(name)
 
     def read(rows: RowIndex) -> Array:
-        with open_hdf5(path, (name,)) as file:
-            return np.asarray(file[name][..., rows]).T
+        return read_selection((..., rows)).T
 
-    with open_hdf5(path, (name,)) as file:
-        dataset = file[name]
-        is_numeric = isinstance(dataset, h5py.Dataset) and dataset.dtype.kind in "biuf"
-        if not is_numeric or not dataset.shape:
-            raise UserError(
-                f"{path}, {name}: expected a numeric array, found {dataset!r}"
-            )
-        check_chunks(path, name, dataset)
-        return LazyRows(tuple(dataset.shape[::-1]), dataset.dtype, read)
+    return LazyRows(stored.shape[::-1], stored.dtype, read)
 
 
 def _rows_of_mat5(path: Path, name: str) -> LazyRows:

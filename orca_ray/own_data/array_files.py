@@ -14,17 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import h5py
 import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import archive_errors, check_growth
-from orca_ray.data.hdf5 import (
-    check_chunks,
-    datasets,
-    open_hdf5,
-    read_texts,
-)
+from orca_ray.data.hdf5_process import Hdf5Process, is_hdf5
 from orca_ray.data.matlab import mat5_variables, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
@@ -152,46 +146,46 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
 
     ``labelled``: whether targets are read.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    types: dict[str, np.dtype[Any]] = {}
-
-    with open_hdf5(path, ()) as file:
-        for name, dataset in datasets(path, file):
-            if dataset.shape:
-                shapes[name] = tuple(dataset.shape)
-                types[name] = dataset.dtype
-
-    def read(name: str, part: RowIndex) -> Array:
-        # h5py requires ascending indices, each once
-        rows, place = np.unique(np.arange(shapes[name][0])[part], return_inverse=True)
-        if not len(rows):
-            return np.empty((0, *shapes[name][1:]), types[name])
-        # A range of rows is read faster as a slice.
-        is_range = len(rows) == rows[-1] - rows[0] + 1
-        selection = slice(rows[0], rows[-1] + 1) if is_range else rows
-        with open_hdf5(path, (name,)) as file:
-            return np.asarray(file[name][selection])[place]
+    file = Hdf5Process(path)
+    arrays = {name: stored for name, stored in file.arrays().items() if stored.shape}
+    shapes = {name: stored.shape or () for name, stored in arrays.items()}
 
     def open_rows(name: str) -> Any:
-        if h5py.check_string_dtype(types[name]) is not None:
-            return read_texts(path, name)
-        is_array = not types[name].hasobject
-        if is_array:  # others are neither inputs nor targets
-            with open_hdf5(path, (name,)) as file:
-                check_chunks(path, name, file[name])
-        return LazyRows(shapes[name], types[name], partial(read, name))
+        if arrays[name].is_text:
+            return file.read_texts(name)
+        dtype = arrays[name].dtype
+        read = partial(_read_rows, file.open_rows(name), shapes[name], dtype)
+        return LazyRows(shapes[name], dtype, read)
 
     return _select_samples(str(path), shapes, open_rows, options, labelled)
 
 
+def _read_rows(
+    read: Callable[[Any], Array],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    part: RowIndex,
+) -> Array:
+    """Return rows of an array in an HDF5 file, of which ``read`` reads a selection."""
+    # h5py requires ascending indices, each once
+    rows, place = np.unique(np.arange(shape[0])[part], return_inverse=True)
+    if not len(rows):
+        return np.empty((0, *shape[1:]), dtype)
+    # A range of rows is read faster as a slice.
+    is_range = len(rows) == rows[-1] - rows[0] + 1
+    array = read(slice(rows[0], rows[-1] + 1) if is_range else rows)
+    is_ordered = np.array_equal(place, np.arange(len(rows)))
+    return array if is_ordered else array[place]
+
+
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     """Return the samples of a MATLAB file; ``labelled``: whether targets are read."""
-    cache.check_special(path)
-    stored_shapes = _mat_shapes(path)
+    file = Hdf5Process(path) if is_hdf5(path) else None
+    stored_shapes = _mat_shapes(path) if file is None else _mat73_shapes(file)
     shapes = {name: _vector_shape(shape) for name, shape in stored_shapes.items()}
 
     def read(name: str) -> Array:
-        array = read_mat(path, name)
+        array = read_mat(path, name, file)
         cache.check_memory(
             8.0 * math.prod(array.shape),  # bytes, as float64
             f"{path}, {name}",
@@ -203,21 +197,25 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _mat_shapes(path: Path) -> Shapes:
-    """Return the shapes of the numeric variables of a MATLAB file of any version."""
-    if not h5py.is_hdf5(path):
-        variables = mat5_variables(path)
-        return {
-            name: variable.shape
-            for name, variable in variables.items()
-            if variable.is_numeric
-        }
+    """Return the shapes of the numeric variables of a MATLAB 5 to 7 file."""
+    variables = mat5_variables(path)
+    return {
+        name: variable.shape
+        for name, variable in variables.items()
+        if variable.is_numeric
+    }
+
+
+def _mat73_shapes(file: Hdf5Process) -> Shapes:
+    """Return the shapes of the numeric variables of a MATLAB file of version 7.3."""
     # MATLAB reverses the axes in HDF5. A name with "/" is a part of a structure.
-    with open_hdf5(path, ()) as file:
-        return {
-            name: tuple(dataset.shape[::-1])
-            for name, dataset in datasets(path, file)
-            if "/" not in name and dataset.dtype.kind in _NUMBERS
-        }
+    return {
+        name: stored.shape[::-1]
+        for name, stored in file.arrays().items()
+        if "/" not in name
+        and stored.dtype.kind in _NUMBERS
+        and stored.shape is not None
+    }
 
 
 def _vector_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,22 +6,15 @@ request may unfold to is bounded by `orca_ray.serving.reading`; the limits of th
 process hold for what those bounds miss.
 """
 
-import contextlib
 import json
 import logging
 import os
-import resource
-import signal
-import socket
-import subprocess
-import sys
 import traceback
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from orca_ray.data.child_process import ChildProcess, accept, limit_memory
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.model_config import TaskSummary
@@ -73,17 +66,17 @@ class DecodingProcess:
         """
         try:
             if not self._started:
-                self._receive(START_SECONDS)
+                self._child.receive(START_SECONDS)
                 self._started = True
-            self._connection.send_bytes(media.encode())
-            self._connection.send_bytes(body)
-            answer = json.loads(self._receive(self._seconds))
-            content = self._receive(self._seconds)
+            self._child.send(media.encode(), self._seconds)
+            self._child.send(body, self._seconds)
+            answer = json.loads(self._child.receive(self._seconds))
+            content = self._child.receive(self._seconds)
         except (OSError, EOFError) as error:
             self.close()
             logger.warning(
                 "decoding a request ended with %s (%s); the process is started anew",
-                self._process.returncode,
+                self._child.process.returncode,
                 type(error).__name__,
             )
             self._start()
@@ -100,54 +93,27 @@ class DecodingProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        self._child.close()
 
     def _start(self) -> None:
-        ours, its = socket.socketpair()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+        self._child = ChildProcess(
+            f"{__name__}:_work",
             # other allocators reserve more address space than the limit leaves
-            "ARROW_DEFAULT_MEMORY_POOL": "system",
-        }
-        with its:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    f"import {__name__} as decoding; decoding._work({its.fileno()})",
-                ],
-                pass_fds=[its.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
-        self._connection: Connection[Any, Any] = Connection(ours.detach())
+            environment={"ARROW_DEFAULT_MEMORY_POOL": "system"},
+        )
         self._started = False
-        self._connection.send((self._form, self._num_bytes))
-
-    def _receive(self, seconds: float) -> bytes:
-        """Return a message of the process; TimeoutError if none comes in time."""
-        if not self._connection.poll(seconds):
-            raise TimeoutError
-        return self._connection.recv_bytes()
+        # The process receives it only after its imports.
+        self._child.send_object((self._form, self._num_bytes), START_SECONDS)
 
 
 def _work(file_descriptor: int) -> None:
     """Answer requests until the connection ends. The process runs this function."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends this process
+    connection = accept(file_descriptor)
     from orca_ray.serving.reading import RequestReader
 
-    connection: Connection[Any, Any] = Connection(file_descriptor)
     form, num_bytes = connection.recv()
     reader = RequestReader(*form)
-    _limit_memory(num_bytes)
+    limit_memory(num_bytes)
     connection.send_bytes(b"started")
     while True:
         try:
@@ -168,12 +134,3 @@ def _work(file_descriptor: int) -> None:
             answer = {"failure": traceback.format_exc()}
         connection.send_bytes(json.dumps(answer).encode())
         connection.send_bytes(np.ascontiguousarray(samples).data.cast("B"))
-
-
-def _limit_memory(num_bytes: int) -> None:
-    """Limit the memory that this process may take further, on Linux."""
-    with contextlib.suppress(OSError, ValueError):  # a lower limit holds already
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = num_pages * resource.getpagesize() + num_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -18,7 +18,8 @@ import pytest
 from scipy.io import savemat
 
 from orca_ray.data import npy
-from orca_ray.data.hdf5 import check_chunks, open_hdf5, read_texts
+from orca_ray.data.hdf5 import check_chunks, open_hdf5
+from orca_ray.data.hdf5_process import Hdf5Process
 from orca_ray.data.matlab import mat5_variables, read_mat, read_mat5
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
@@ -526,7 +527,8 @@ def test_texts_are_read(compression: str | None, tmp_path: Path) -> None:
             dtype=h5py.string_dtype(),
             compression=compression,
         )
-    assert read_texts(tmp_path / "d.h5", "words").tolist() == ["wälk", "run"]
+    texts = Hdf5Process(tmp_path / "d.h5").read_texts("words")
+    assert texts.tolist() == ["wälk", "run"]
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])

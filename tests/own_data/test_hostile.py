@@ -22,7 +22,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from benchmarks.fuzz_readers import limits
-from orca_ray.data import archives
+from orca_ray.data import archives, hdf5_process
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, read
@@ -355,13 +355,77 @@ def test_what_is_no_plain_array_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**16)
-    monkeypatch.setattr("orca_ray.data.hdf5._TEXTS_SECONDS", 1)
+    monkeypatch.setattr("orca_ray.data.hdf5_process.BASE_SECONDS", 1)
     path = write(tmp_path)
     if not message:
         assert read(path).select(slice(None)).y is not None
         return
     with pytest.raises(UserError, match=message):
         read(path).select(slice(None))
+
+
+def self_pointing(folder: Path, place: str) -> Path:
+    """Write a file with a tree of groups or chunks that contains itself.
+
+    ``place`` is "child" or "sibling", of the tree of a group or, with "chunks ", of a
+    data set. The format is described in "HDF5 File Format Specification", version 1
+    B-trees.
+    """
+    path = folder / "a.h5"
+    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
+        file.create_dataset("x", data=X, chunks=(5, 3, 7))
+        file["y"] = Y
+    content = bytearray(path.read_bytes())
+    is_of_chunks = place.startswith("chunks ")
+    kind = 1 if is_of_chunks else 0
+    tree = content.index(b"TREE" + bytes([kind, 0]))
+    address = struct.pack("<Q", tree)
+    if place.endswith("child"):
+        content[tree + 5] = 1  # the level: its children are nodes
+        # A key is the offset of a name, or size, mask and 3 + 1 offsets of a chunk.
+        start = tree + 24 + (8 + 8 * 4 if is_of_chunks else 8)
+    else:
+        start = tree + 16
+    content[start : start + 8] = address
+    path.write_bytes(content)
+    return path
+
+
+TREES = ["child", "sibling", "chunks child", "chunks sibling"]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".mat"])
+@pytest.mark.parametrize("place", TREES)
+def test_a_tree_that_contains_itself_ends_only_its_reader(
+    place: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 (2.0) ends the process, or never returns."""
+    monkeypatch.setattr("orca_ray.data.hdf5_process.BASE_SECONDS", 1)
+    path = self_pointing(tmp_path, place).rename(tmp_path / f"b{suffix}")
+    message = rf"b\{suffix}.*: expected a whole HDF5 file.*; fetch the file again"
+    with pytest.raises(UserError, match=message):
+        read(path).select(slice(None))
+
+
+@pytest.mark.parametrize("place", ["child", "sibling"])
+def test_adapt_names_a_file_with_a_tree_that_contains_itself(
+    place: str, tmp_path: Path
+) -> None:
+    path = self_pointing(tmp_path, place)
+    code = "from orca_ray.cli.main import entry; entry()"
+    command = [sys.executable, "-c", code, "adapt", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2
+    assert "expected a whole HDF5 file" in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr
+
+
+def test_hdf5_stays_out_of_this_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from orca_ray.own_data import read;"
+        " read(Path(sys.argv[1])).select(slice(None)); assert 'h5py' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(hdf(tmp_path))], check=True)
 
 
 def test_only_the_data_set_that_is_read_is_checked_again(
@@ -372,12 +436,10 @@ def test_only_the_data_set_that_is_read_is_checked_again(
     monkeypatch.setattr(
         "orca_ray.data.hdf5._check_growth", lambda _, name, __: checked.append(name)
     )
-    data = read(path)
-    assert len(checked) == 55, (
-        "all once, then inputs and targets for their chunks, then the targets"
-    )
-    data.select(np.array([3, 5]))
-    assert checked[55:] == ["x"]
+    names = hdf5_process._list(path)["arrays"]
+    assert len(checked) == len(names) == 52
+    hdf5_process._read(path, "x", np.array([3, 5]))
+    assert checked[52:] == ["x"]
 
 
 @pytest.mark.slow

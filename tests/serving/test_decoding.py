@@ -39,14 +39,25 @@ def test_it_reads_as_the_reader_does_and_is_replaced_when_it_ends(
     np.testing.assert_array_equal(samples, expected)
     with pytest.raises(UserError, match="row 1, column 'age of cask' is missing"):
         process.read(JSON, b'{"rows": [{}]}')
-    process._process.send_signal(signal.SIGKILL)
+    process._child.process.send_signal(signal.SIGKILL)
     with pytest.raises(UserError, match="takes too much memory or time"):
         process.read(JSON, BODY)
     assert len(process.read(JSON, BODY)[0]) == len(ROWS)
     process._seconds = 0.1
-    process._process.send_signal(signal.SIGSTOP)
+    process._child.process.send_signal(signal.SIGSTOP)
     with pytest.raises(UserError, match="takes too much memory or time"):
         process.read(JSON, BODY)
+
+
+def test_a_body_that_it_does_not_take_ends_it(process: DecodingProcess) -> None:
+    """The body is larger than what the system keeps of it for a stopped process."""
+    assert len(process.read(JSON, BODY)[0]) == len(ROWS)
+    process._seconds = 0.1
+    process._child.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(UserError, match="takes too much memory or time"):
+        process.read(JSON, b" " * 2**24)
+    process._seconds = 10
+    assert len(process.read(JSON, BODY)[0]) == len(ROWS)
 
 
 def test_its_memory_is_limited(
