@@ -34,8 +34,6 @@ START_SECONDS = 120
 """Seconds within which the process imports what it needs."""
 BASE_SECONDS = 5
 """Seconds of CPU time that one request may take, plus one for each MiB of the file.
-
-The slowest files that are not damaged are gzip chunks, of which a MiB takes 0.05 s.
 """
 BASE_BYTES = 2**29
 """Bytes of memory that the process may take, plus those that the file's size allows."""
