@@ -1,6 +1,7 @@
 """Snapshots of a trial's network for a model folder, and networks rebuilt from one."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.tensor_cache import digest
+from orca_ray.data.archives import max_bytes
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods.model_config import (
@@ -26,7 +28,13 @@ from orca_ray.methods.stages.trial import Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.mixture import Average, Mixture
 from orca_ray.models.names import listed_body
-from orca_ray.models.weights import BodyArchitecture, ValueLimit, describe_body
+from orca_ray.models.weights import (
+    BodyArchitecture,
+    ResultLimit,
+    TooLargeResult,
+    ValueLimit,
+    describe_body,
+)
 from orca_ray.tasks.losses import get_loss
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
@@ -38,6 +46,8 @@ _VALUES_OF_BUILDING = 2 * 10**8
 
 The word embedding of the body is the largest of them (xlm-roberta: 1.9e8).
 """
+_INPUT_SHARE = 4
+"""A tensor of a prediction may be this many times as large as the input."""
 _LARGEST_BODY = 2**31
 """Number of values that building may take for a body that the folder only names."""
 
@@ -170,13 +180,15 @@ def _rebuild_network(
     config: ModelConfig, weights: Mapping[str, Tensor]
 ) -> CrossModalModel:
     """Return the network of a model without members."""
+    stored_bytes = sum(weight.nbytes for weight in weights.values())
+    _check_input(config, stored_bytes)
     recipe = get_method(config.method)
     model = _build_network(recipe, config, _num_values(weights.values()))
     if config.body.weights_sha256 is not None:
         _check_body(recipe, config, model)
     load_weights(model, weights, weight_names(recipe, model))
     model = model.eval().requires_grad_(False)
-    _check_output_shape(config, model)
+    _check_prediction(config, model, stored_bytes)
     return model
 
 
@@ -241,12 +253,46 @@ def _check_body(recipe: Recipe, config: ModelConfig, model: CrossModalModel) -> 
         )
 
 
-def _check_output_shape(config: ModelConfig, model: CrossModalModel) -> None:
-    """Raise UserError unless the model maps the task's inputs to its outputs."""
+def _check_input(config: ModelConfig, stored_bytes: int) -> None:
+    """Raise UserError if inputs are too large for the folder's ``stored_bytes``.
+
+    One input may take a quarter of `max_bytes`, which a tensor of its prediction may
+    take.
+    """
+    shape = config.task.input_shape
+    num_bytes = _INPUT_SHARE * math.prod(shape) * torch.float32.itemsize
+    if num_bytes > max_bytes(stored_bytes):
+        raise _prediction_error(config, num_bytes, stored_bytes)
+
+
+def _prediction_error(
+    config: ModelConfig, num_bytes: int, stored_bytes: int
+) -> UserError:
+    """Return the error for a prediction with a tensor of ``num_bytes``."""
+    return UserError(
+        "config.json: predicting one input of task.input_shape"
+        f" {config.task.input_shape} takes tensors of {num_bytes / 2**20:,.0f} MiB;"
+        f" {stored_bytes / 2**20:,.1f} MiB of weights justify at most"
+        f" {max_bytes(stored_bytes) / 2**20:,.0f} MiB: train the model on smaller"
+        " inputs"
+    )
+
+
+def _check_prediction(
+    config: ModelConfig, model: CrossModalModel, stored_bytes: int
+) -> None:
+    """Raise UserError unless the model maps the task's inputs to its outputs.
+
+    Also raise it if the prediction of one input makes a tensor of more bytes than
+    `max_bytes` allows for the ``stored_bytes`` of the folder's weights.
+    """
     try:
-        outputs = model(torch.zeros(1, *config.task.input_shape))
+        with ResultLimit(max_bytes(stored_bytes)):
+            outputs = model(torch.zeros(1, *config.task.input_shape))
     except MemoryError:
         raise
+    except TooLargeResult as error:
+        raise _prediction_error(config, error.num_bytes, stored_bytes) from error
     # A forward pass raises many types for values that do not fit together.
     except Exception as error:
         raise UserError(

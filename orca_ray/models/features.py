@@ -41,6 +41,10 @@ _ORIENTATIONS = 9
 """Number of orientations in a histogram, as in Dalal and Triggs."""
 _RADII = (1, 2, 4)
 """Distances, in pixels, of the eight points of a local binary pattern."""
+MOST_KEYS = 50_000
+"""Largest number of training samples that a `NearestBody` stores."""
+MOST_LANDMARKS = 1000
+"""Largest number of landmarks of a `KernelBody`."""
 _NEIGHBOURS = (
     (-1, -1),
     (-1, 0),
@@ -67,7 +71,10 @@ class FeatureEmbedder(Embedder):
         self.kind = kind
         self._features = FEATURES[kind]
         with torch.no_grad():
-            self.width = self.forward(torch.zeros(1, *input_shape)).shape[2]
+            # The device "meta" computes shapes without memory; a folder of a stranger
+            # may declare an input of gigabytes.
+            one_input = torch.zeros(1, *input_shape, device="meta")
+            self.width = self.forward(one_input).shape[2]
             """F, the number of features."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,6 +197,8 @@ class StoredBody(FittedBody):
     """
 
     resized = ("keys", "values")
+    most_samples: int
+    """Largest number of stored samples; what a prediction takes grows with it."""
     mean: Tensor
     scale: Tensor
     keys: Tensor
@@ -211,7 +220,15 @@ class StoredBody(FittedBody):
         self.register_buffer("keys", torch.zeros(0, width, dtype=torch.float16))
 
     def check(self) -> None:
-        """Raise UserError unless features and targets have the sizes of the model."""
+        """Raise UserError unless features and targets have the sizes of the model.
+
+        Also raise it if there are more than `most_samples`.
+        """
+        if len(self.keys) > self.most_samples:
+            raise UserError(
+                f"this model stores {len(self.keys):,} training samples; a model of"
+                f" this method has at most {self.most_samples:,}: make it again"
+            )
         keys_fit = self.keys.shape == (len(self.values), len(self.mean))
         if not keys_fit or self.values.shape[1] != self.feature_width:
             raise UserError(
@@ -232,6 +249,8 @@ class NearestBody(StoredBody):
 
     Until it is fitted, the output is 0.
     """
+
+    most_samples = MOST_KEYS
 
     def nearest(self, features_NF: Tensor, most: int) -> Tensor:
         """Return the indices [N, most] of the nearest training samples.
@@ -262,6 +281,8 @@ class KernelBody(StoredBody):
     ``weights`` [K] are constant terms, which remain far from all landmarks. The
     kernel's width is a part of ``scale``.
     """
+
+    most_samples = MOST_LANDMARKS
 
     def __init__(self, width: int, num_outputs: int) -> None:
         """Make a body without landmarks, for ``width`` features."""
@@ -363,7 +384,8 @@ def _interval_quantiles(x_BCL: Tensor, depths: int, most: int) -> Tensor:
         size = math.ceil(length / num_intervals)
         num_gaps = max(1, num_intervals - 1)
         starts = [round(k * (length - size) / num_gaps) for k in range(num_intervals)]
-        positions = torch.tensor(starts)[:, None] + torch.arange(size)
+        first = torch.tensor(starts, device=x_BCL.device)
+        positions = first[:, None] + torch.arange(size, device=x_BCL.device)
         intervals = x_BCL[:, :, positions]
         ranks = _quantile_ranks(size, max(1, most >> depth))
         quantiles.append(intervals.sort(dim=3).values[..., ranks].flatten(1))

@@ -23,6 +23,8 @@ from orca_ray.models.sklearn_private import CompiledTrees, has_compiled_walk
 
 _DAMAGED = "the trees of this model are damaged"
 """Beginning of the errors about arrays that are no trees."""
+_MOST_TREES = 2**18
+"""Largest number of trees. A batch of 64 samples takes 2.7 KB of memory for each."""
 _MOST_LEVELS = 10_000
 """Largest number of levels of a tree; the walk in torch takes a step for each."""
 _DEFAULT_LEFT = 2
@@ -106,10 +108,15 @@ class TreeBody(FittedBody):
         self.check()
 
     def check(self) -> None:
-        """Raise UserError if the trees are damaged, or have too many levels.
+        """Raise UserError if the trees are damaged, too many or too deep.
 
-        `_MOST_LEVELS` are allowed.
+        `_MOST_TREES` trees of `_MOST_LEVELS` levels are allowed.
         """
+        if len(self.sizes) > _MOST_TREES:
+            raise UserError(
+                f"this model has {len(self.sizes):,} trees; at most {_MOST_TREES:,} are"
+                " allowed: train it again with fewer boosting.rounds or epochs"
+            )
         nodes = self.nodes.cpu().numpy().astype(np.int64)
         sizes = self.sizes.cpu().numpy().astype(np.int64)
         self._compiled = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from orca_ray.data.rows import ModalityName
@@ -375,3 +376,82 @@ class ValueLimit(TorchFunctionMode):
                     " the folder"
                 )
         return func(*args, **options)
+
+
+class ResultLimit(TorchFunctionMode):
+    """Context in which no result of a function of torch has more than ``num_bytes``.
+
+    A result may be larger if it is no larger than an argument. Raises `TooLargeResult`
+    before the function takes memory.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__()
+        self._num_bytes = num_bytes
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call ``func``, after computing its result's size on a device without memory.
+
+        Functions that such a device does not support are called unchecked.
+        """
+        options = dict(kwargs or {})
+        try:
+            checked_options = _without_memory(options)
+            if func in _FACTORIES:
+                checked_options["device"] = "meta"
+            result = func(*_without_memory(args), **checked_options)
+        # Functions that need values raise many types, and `func` itself raises again
+        # below what a wrong argument raises.
+        except Exception:
+            result = None
+        num_bytes = _largest_bytes(result)
+        largest_argument = max(_largest_bytes(args), _largest_bytes(options))
+        if num_bytes > max(self._num_bytes, largest_argument):
+            raise TooLargeResult(num_bytes)
+        return func(*args, **options)
+
+
+class TooLargeResult(Exception):
+    """A function of torch would make a tensor larger than a `ResultLimit`."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(f"a tensor of {num_bytes:,} bytes")
+        self.num_bytes = num_bytes
+        """Size of the tensor."""
+
+
+def _without_memory(value: Any) -> Any:
+    """Return ``value`` with tensors of the same shapes on the device "meta".
+
+    Tensors in lists, tuples and dicts are replaced too.
+    """
+    if isinstance(value, Tensor):
+        # `Tensor.to` would expand a view whose values share memory.
+        return torch.empty_strided(
+            value.shape, value.stride(), dtype=value.dtype, device="meta"
+        )
+    if isinstance(value, dict):
+        return {name: _without_memory(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_memory, value))
+    return value
+
+
+def _largest_bytes(value: Any) -> int:
+    """Return the size of the largest tensor in ``value``, 0 without one.
+
+    A view counts with the tensor that it is a view of.
+    """
+    if isinstance(value, Tensor):
+        return value.untyped_storage().nbytes()
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return max(map(_largest_bytes, value), default=0)
+    return 0

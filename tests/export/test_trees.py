@@ -436,3 +436,16 @@ def test_the_command(
     assert "largest difference from the model" in capsys.readouterr().out
     assert run(["export", folder, "--to", "torch", "-o", str(tmp_path)]) == 2
     assert "is a directory" in capsys.readouterr().err
+
+
+def test_a_forest_of_a_million_trees_is_refused() -> None:
+    forest = ForestBody(1, 1)
+    number = 10**6
+    state = {
+        "nodes": torch.zeros(number, 4, dtype=torch.int32),
+        "thresholds": torch.zeros(number),
+        "values": torch.zeros(number, 1),
+        "sizes": torch.ones(number, dtype=torch.int32),
+    }
+    with pytest.raises(UserError, match="1,000,000 trees"):
+        forest.load_state_dict(state)

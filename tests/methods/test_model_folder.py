@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -372,8 +374,8 @@ class TestForgedFolders(ModelFolderSuite):
 def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(
     snapshot: Snapshot,
 ) -> None:
-    values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 8}
-    task = replace(snapshot.config.task, input_shape=(2, 2**26))
+    values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 1}
+    task = replace(snapshot.config.task, input_shape=(2, 2**23))
     config = replace(
         snapshot.config,
         task=task,
@@ -383,3 +385,55 @@ def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory
     )
     with pytest.raises(UserError, match="larger than the weights of the folder"):
         rebuild(config, snapshot.weights)
+
+
+_LARGE_INPUTS = """
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from orca_ray.errors import UserError
+from orca_ray.methods.model_folder import read_config
+from orca_ray.methods.snapshot import read_weights, rebuild
+
+folder, *sides = sys.argv[1:]
+config = read_config(Path(folder))
+task = replace(config.task, input_shape=(1, *map(int, sides)))
+config = replace(config, task=task, input_mean=None, input_deviation=None)
+try:
+    rebuild(config, read_weights(Path(folder)))
+except UserError as error:
+    print(error)
+else:
+    print("loaded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("sides", [(2**27,), (2**22,), (2**11, 2**13)])
+def test_a_small_folder_takes_little_memory_for_any_input(
+    sides: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder, _ = ModelFolderSuite.save("forest", tmp_path)
+    command = [sys.executable, "-c", _LARGE_INPUTS, str(folder), *map(str, sides)]
+    lines = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True
+    ).stdout.splitlines()
+    *outcome, kibibytes = lines
+    assert int(kibibytes) < 1.5 * 2**20, outcome
+    if sides == (2**22,):
+        assert outcome == ["loaded"]
+    else:
+        assert "task.input_shape" in outcome[0]
+
+
+def test_a_result_that_is_too_large_is_refused_before_it_takes_memory() -> None:
+    x = torch.ones(1000)
+    with loader.ResultLimit(2**20):
+        assert torch.equal(x.sort().values.exp() - x, x.exp() - x)
+        assert x.expand(10**9, 1000)[0].sum() == 1000
+        with pytest.raises(loader.TooLargeResult):
+            x * x.expand(10**9, 1000)
+        with pytest.raises(loader.TooLargeResult):
+            torch.zeros(10**12)

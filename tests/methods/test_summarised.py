@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Array, Target
+from orca_ray.errors import UserError
 from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
@@ -29,7 +30,7 @@ from orca_ray.methods.stages.ridge import PENALTIES
 from orca_ray.methods.stages.ridge_regression import best_left_out
 from orca_ray.methods.stages.training_features import regression_targets
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.models.features import FEATURES, KernelBody, NearestBody
+from orca_ray.models.features import FEATURES, KernelBody, NearestBody, StoredBody
 from orca_ray.models.minirocket import HydraBody
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
@@ -464,3 +465,20 @@ def test_methods_take_any_kind_of_data_and_can_be_exported(
         exported = export_model(predictor, "onnx", tmp_path / method)
         assert exported.difference is not None
         assert exported.difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("body", "keys", "message"),
+    [
+        (NearestBody(1, 1, 50), 50_001, "stores 50,001 training samples"),
+        (KernelBody(1, 1), 1001, "stores 1,001 training samples"),
+    ],
+)
+def test_more_samples_than_the_method_stores_are_refused(
+    body: StoredBody, keys: int, message: str
+) -> None:
+    state = body.state_dict()
+    state["keys"] = torch.zeros(keys, 1, dtype=torch.float16)
+    state["values"] = torch.zeros(keys, 1, dtype=body.values.dtype)
+    with pytest.raises(UserError, match=message):
+        body.load_state_dict(state)

@@ -19,7 +19,7 @@ from orca_ray.methods.stages.training_features import (
 )
 from orca_ray.methods.stages.trial import NetworkRequest
 from orca_ray.models.body import Body
-from orca_ray.models.features import KernelBody
+from orca_ray.models.features import MOST_LANDMARKS, KernelBody
 from orca_ray.models.trees import OutputHead
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
@@ -28,8 +28,6 @@ _WIDTHS = tuple(2.0**exponent for exponent in range(-4, 3))
 """Factors of the squared distances that are tried, relative to the inverse of their
 mean.
 """
-MOST_LANDMARKS = 1000
-"""Largest number of landmarks."""
 MOST_FITTED = 10_000
 """Largest number of training samples that are fitted."""
 _COMPARED = 500

@@ -19,14 +19,12 @@ from orca_ray.methods.stages.training_features import (
 )
 from orca_ray.methods.stages.trial import NetworkRequest
 from orca_ray.models.body import Body
-from orca_ray.models.features import NearestBody, ProbabilityHead
+from orca_ray.models.features import MOST_KEYS, NearestBody, ProbabilityHead
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
-MOST_KEYS = 50_000
-"""Largest number of training samples among which neighbours are found."""
 _QUERIES = 2000
 """Largest number of training samples that compare numbers of neighbours."""
 _BLOCK = 256
