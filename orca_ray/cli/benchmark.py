@@ -365,6 +365,8 @@ def _print_plan(planned: "Plan") -> None:
         for node in planned.nodes
     ]
     say(f"nodes: {', '.join(nodes)}")
+    if planned.feeding:
+        say(planned.feeding)
     _print_costs(planned)
     _print_missing(planned)
 

@@ -323,6 +323,11 @@ class RayExecutor(Executor):
                 ray_private.ClaimStore(), lambda: _totals(placement.nodes)
             )
             self._cleanup.callback(controller.share.close)
+        fed_gpus = placement.feeding(
+            plan.usual_trial for plan in controller.searches.plans
+        )
+        if fed_gpus:
+            controller.say(fed_gpus)
         searcher = TuneSearcher(controller, Deadlines(options.time))
         self._run_watched(
             lambda: run_tune(searcher, settings, trial_bundle, self.announce),
@@ -414,10 +419,11 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
     """Return the number of GPUs that each trial of a search requests.
 
     The number is ``given`` on the command line, or it is that of the sweep file. If it
-    is ``auto``, or in neither of them, it is chosen by the measured use of memory.
+    is ``auto``, or in neither of them, it is chosen by the measured use of memory. A
+    method that fits its model without a GPU gets none.
     """
     request = plan.spec.resources(plan.task, plan.method)
-    if isinstance(given, float):
+    if isinstance(given, float) and (request.gpus or not plan.recipe.fitted):
         return GpuRequest(given, required=True)
     return GpuRequest(
         request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set

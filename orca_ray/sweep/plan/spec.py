@@ -201,9 +201,14 @@ class SweepSpec:
         return [layer for layer in layers if layer is not None]
 
     def _own_layers(self, task: str, method: str) -> list[Layer | None]:
+        of_method, of_both = self._method_layers(task, method)
+        return [of_method, self.file.per_task.get(task), of_both]
+
+    def _method_layers(self, task: str, method: str) -> list[Layer | None]:
+        """Return the blocks of a method and of a method on a task."""
         of_task = self.file.per_task.get(task)
-        both = None if of_task is None else of_task.per_method.get(method)
-        return [self.file.per_method.get(method), of_task, both]
+        of_both = None if of_task is None else of_task.per_method.get(method)
+        return [self.file.per_method.get(method), of_both]
 
     def search_trials(self, task: str, method: str) -> int:
         """Return the number of search trials of a (task, method); 0: no search."""
@@ -276,12 +281,24 @@ class SweepSpec:
         }
 
     def resources(self, task: str, method: str) -> ResourceRequest:
-        """Return the resources of one trial of one (task, method)."""
-        return [
+        """Return the resources of one trial of one (task, method).
+
+        A method that fits its model in seconds on one core gets no GPU, unless the
+        block of the method asks for one.
+        """
+        requests = [
             layer.resources
             for layer in self.layers(task, method)
             if layer.resources is not None
-        ][-1]
+        ]
+        request = requests[-1]
+        is_of_method = any(
+            layer is not None and layer.resources is request
+            for layer in self._method_layers(task, method)
+        )
+        if get_method(method).fitted and not is_of_method:
+            return request.model_copy(update={"gpus": 0.0})
+        return request
 
     def body(self, task: str, method: str) -> str:
         """Return the name of the body (pretrained model) of one (task, method).

@@ -107,6 +107,8 @@ class SweepController:
         """
         self.share: Share | None = None
         """The part of a cluster that this sweep may use; None: all of it."""
+        self._without_gpu_at: float | None = None
+        """When an executor last had a trial without a GPU; at first, the start."""
         self._num_ran = 0
         self._began = time.monotonic()
         self._recorder = Recorder(
@@ -363,6 +365,10 @@ class SweepController:
                 item.search = rebuilt[item.trial.task, item.trial.method]
         return num_retried
 
+    def say(self, text: str) -> None:
+        """Emit a message for the user."""
+        self._emit(events.Message(text))
+
     def seconds_left(self) -> float | None:
         """Return the estimated seconds until the sweep is done.
 
@@ -542,7 +548,10 @@ class SweepController:
         Waiting trials, which were taken from their searches before, go first.
         """
         admits = self._room()
-        for item in self._waiting.values():
+        waiting = list(self._waiting.values())
+        if self.placement.has_gpus:
+            waiting.sort(key=lambda item: not item.trial.resources.gpus)
+        for item in waiting:
             failures = self.failures.of(item.trial.key)
             is_due = failures.not_before <= self.failures.now()
             if is_due and self._starts(item, admits):
@@ -572,7 +581,9 @@ class SweepController:
         """Return the searches whose data are staged, the most urgent first.
 
         If the sweep file asks for the order of tasks, searches are sorted by task
-        first, and then by urgency.
+        first, and then by urgency. On a cluster with GPUs, those whose next trial gets
+        a GPU come first: a trial without a GPU may start only if no trial on a GPU
+        needs its CPUs (`Placement.admits`).
         """
         tasks = self.searches.tasks_staged
         ready = [
@@ -588,7 +599,14 @@ class SweepController:
         if spec.file.order == "tasks":
             places = {task: place for place, task in enumerate(spec.tasks)}
             ready.sort(key=lambda search: places[search.task])
+        if self.placement.has_gpus:
+            ready.sort(key=self._needs_no_gpu)
         return ready
+
+    def _needs_no_gpu(self, search: TrialSource) -> bool:
+        """Return whether the next trial of a search gets no GPU."""
+        plan = search.next_plan()
+        return plan is None or not self._usual_resources(plan).gpus
 
     def _has_room(
         self,
@@ -635,17 +653,28 @@ class SweepController:
 
         The function is valid until the next trial starts.
         """
-        long_ago = self.failures.now() - PATIENCE_SECONDS
+        now = self.failures.now()
+        long_ago = now - PATIENCE_SECONDS
+        has_cpu_trial = any(
+            count and not wanted.gpus for wanted, count in self.in_flight.items()
+        )
+        if has_cpu_trial or self._without_gpu_at is None:
+            self._without_gpu_at = now
         # Trials are in the order in which they were handed out.
         late_trials = takewhile(
             lambda item: item.handed_out < long_ago, self._unplaced.values()
         )
-        overdue = {item.trial.resources for item in late_trials}
+        late = {item.trial.resources for item in late_trials}
+        overdue = {wanted for wanted in late if self._waits_for_others(wanted)}
+        # After a few minutes without any, a trial without a GPU takes its turn.
+        reserves = self._without_gpu_at > long_ago
         return functools.cache(
             lambda wanted: (
                 self._is_within_limits(wanted)
                 and (self.share is None or self.share.admits(wanted, self.in_flight))
-                and self.placement.admits(wanted, self.in_flight, overdue)
+                and self.placement.admits(
+                    wanted, self.in_flight, overdue, reserves=reserves
+                )
             )
         )
 
@@ -664,6 +693,18 @@ class SweepController:
             count * resources.gpus for resources, count in self.in_flight.items()
         )
         return not gpus or gpus + wanted.gpus <= limits.max_gpus + 1e-9
+
+    def _waits_for_others(self, wanted: Resources) -> bool:
+        """Return whether trials with other resources may be why some trials wait.
+
+        If as many trials with the resources ``wanted`` run as fit on the cluster, the
+        next ones wait only for these.
+        """
+        num_unplaced = sum(
+            item.trial.resources == wanted for item in self._unplaced.values()
+        )
+        num_placed = self.in_flight[wanted] - num_unplaced
+        return num_placed < self.placement.capacity(wanted)
 
     def _released(self, key: str) -> TrialState:
         """Remove and return a trial that no executor has any more."""

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from orca_ray.process import NodeResources
@@ -17,6 +18,11 @@ from orca_ray.training.sample_cost import CONTEXT_MIB
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""
+LEAST_CPUS = 1.0
+"""CPUs that a trial on a GPU keeps where GPUs would idle otherwise.
+
+The process that starts the kernels of a GPU keeps one core busy.
+"""
 MARGIN = 1.2
 """GPU memory that a trial gets, relative to the measured peak of allocated memory.
 
@@ -116,6 +122,8 @@ class Placement:
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
         self._capacities: dict[tuple[object, ...], int] = {}
+        self._fitted: dict[tuple[object, ...], Resources] = {}
+        """Resources that leave no GPU idle, by the requested resources."""
         self._has_gpus = False
 
     @property
@@ -139,6 +147,13 @@ class Placement:
         self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
         self._names.update({node.id: node.name for node in self._nodes})
         self._capacities.clear()
+        self._fitted.clear()
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether a node of the cluster has had a GPU."""
+        self._refresh()
+        return self._has_gpus
 
     def capacity(self, wanted: Resources) -> int:
         """Return how many trials with the resources ``wanted`` fit on the nodes."""
@@ -168,8 +183,9 @@ class Placement:
         """Return the resources of a trial: those planned, with the GPUs that it gets.
 
         The trial gets the requested GPUs or, if its request is measured, the share of
-        one GPU that holds the peak memory of earlier trials. It gets none if no node
-        has had a GPU and none is required. Without a GPU, it gets more host memory
+        one GPU that holds the peak memory of earlier trials. Where GPUs would idle, it
+        gets a larger share and fewer CPUs (`without_idle_gpus`). It gets no GPU if no
+        node has had one and none is required. Without a GPU, it gets more host memory
         after it ran out of memory twice. If `__init__` got no ``requests``, the planned
         resources are returned unchanged.
         """
@@ -184,10 +200,26 @@ class Placement:
             )
             gpus = self._share(trial, request.gpus, measured=measured)
         resources = replace(trial.resources, gpus=gpus)
+        if gpus:
+            # The micro-batch of a deterministic trial follows its share.
+            grows = not request.required and not trial.deterministic
+            return self._without_idle_gpus(resources, grows=grows)
         # After the first time, only the micro-batch is halved.
-        if gpus or history.counts[Cause.MEMORY] < 2:
+        if history.counts[Cause.MEMORY] < 2:
             return resources
         return replace(resources, memory_gib=self._more_memory(resources.memory_gib))
+
+    def _without_idle_gpus(self, wanted: Resources, *, grows: bool) -> Resources:
+        """Return the result of `without_idle_gpus` for the nodes that get trials."""
+        key = (wanted, grows, *self._quarantined)
+        if key not in self._fitted:
+            self._fitted[key] = without_idle_gpus(wanted, self.nodes, grows=grows)
+        return self._fitted[key]
+
+    def feeding(self, trials: Iterable[TrialSpec]) -> str:
+        """Return the sentence of `feeding` for first attempts at ``trials``."""
+        resources = {self.resources(trial, FailuresOfTrial()) for trial in trials}
+        return feeding(resources, self.nodes)
 
     def _more_memory(self, memory_gib: float) -> float:
         """Return the host memory for a trial that ran out of ``memory_gib`` GiB.
@@ -204,13 +236,17 @@ class Placement:
         wanted: Resources,
         in_flight: Mapping[Resources, int],
         overdue: Collection[Resources] = (),
+        *,
+        reserves: bool = True,
     ) -> bool:
         """Return whether a trial with the resources ``wanted`` may be handed out now.
 
         ``in_flight`` is the number of trials that executors have, by resources; trials
-        with other resources are ignored. ``overdue`` are the resources for which a
-        trial has waited for `PATIENCE_SECONDS`. While there are such trials, and a node
-        is large enough for one, no trial with other resources is handed out.
+        with other resources are ignored, with one exception: if ``reserves``, a trial
+        without a GPU leaves the CPUs to trials on GPUs that those need. ``overdue`` are
+        the resources for which a trial has waited for `PATIENCE_SECONDS`. While there
+        are such trials, and a node is large enough for one, no trial with other
+        resources is handed out.
         """
         if self._list_nodes is None:
             return True
@@ -222,7 +258,30 @@ class Placement:
         for resources in overdue:
             if resources != wanted and any(map(resources.slots_on, self.nodes)):
                 return False
-        return True
+        return not reserves or self._leaves_cpus(wanted, in_flight)
+
+    def _leaves_cpus(
+        self, wanted: Resources, in_flight: Mapping[Resources, int]
+    ) -> bool:
+        """Return whether another trial leaves the CPUs that trials on GPUs need.
+
+        A trial on a GPU needs none. Other trials may take the CPUs that are left when
+        the GPUs are full, or when all trials on GPUs in ``in_flight`` have started.
+        """
+        on_gpus = [each for each, count in in_flight.items() if each.gpus and count]
+        if wanted.gpus or not on_gpus:
+            return True
+        free_cpus = sum(node.cpus for node in self.nodes)
+        free_gpus = sum(node.gpus for node in self.nodes)
+        for resources in on_gpus:
+            fitting = min(self.capacity(resources), int(free_gpus / resources.gpus))
+            started = min(in_flight[resources], fitting)
+            free_cpus -= started * resources.cpus
+            free_gpus -= started * resources.gpus
+        taken_cpus = sum(
+            each.cpus * count for each, count in in_flight.items() if not each.gpus
+        )
+        return taken_cpus + wanted.cpus <= free_cpus
 
     def _share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
         """Return the share of a GPU for a trial.
@@ -280,3 +339,85 @@ class Placement:
         if self._list_nodes is None:
             return node
         return f"{self._names.get(node, 'unknown')} ({node[:8]})"
+
+
+def without_idle_gpus(
+    wanted: Resources, nodes: Sequence[NodeResources], *, grows: bool
+) -> Resources:
+    """Return resources for trials on GPUs with which no GPU of a node idles.
+
+    CPUs and host memory bound how many trials a node runs. If so many trials would not
+    fill the GPUs of a node, the share of a GPU grows, up to a whole GPU (if ``grows``).
+    If a whole GPU for each trial still leaves GPUs without a trial, each trial gets
+    fewer CPUs, down to `LEAST_CPUS`. On a cluster of unequal nodes, the node with the
+    fewest CPUs for each GPU decides.
+    """
+    nodes = [node for node in nodes if wanted.slots_on(node)]
+    if grows and wanted.gpus < 1:
+        shares = [_full_share(wanted, node) for node in nodes]
+        wanted = replace(wanted, gpus=max([wanted.gpus, *shares]))
+    cpus_of_slots = [node.cpus // _slots_by_gpus(wanted, node) for node in nodes]
+    fewest = max(LEAST_CPUS, min(cpus_of_slots, default=math.inf))
+    return replace(wanted, cpus=min(wanted.cpus, fewest))
+
+
+def _full_share(wanted: Resources, node: NodeResources) -> float:
+    """Return the share with which the trials that fit on a node fill its GPUs."""
+    num_trials = replace(wanted, gpus=0.0).slots_on(node)
+    if num_trials >= _slots_by_gpus(wanted, node):
+        return wanted.gpus
+    needed = node.gpus / num_trials
+    return next((share for share in SHARES if share >= needed - 1e-9), 1.0)
+
+
+def _slots_by_gpus(wanted: Resources, node: NodeResources) -> int:
+    """Return how many trials the GPUs of a node hold, whatever else they need."""
+    return replace(wanted, cpus=0.0, memory_gib=0.0).slots_on(node)
+
+
+def feeding(resources: Iterable[Resources], nodes: Sequence[NodeResources]) -> str:
+    """Return a sentence on how many GPUs of the nodes trials keep busy.
+
+    An example is "4 CPUs feed 4 of 8 GPUs: ask for 8 CPUs a node (SLURM:
+    --cpus-per-task=8)". ``resources`` are those of the trials; the trials that feed
+    the fewest GPUs count. "" if no trial gets a GPU, or if no node has one.
+    """
+    on_gpus = [each for each in resources if each.gpus]
+    if not on_gpus:
+        return ""
+    sentences = Counter[str]()
+    for node in nodes:
+        if node.gpus:
+            worst = min(on_gpus, key=lambda wanted: _fed_gpus(wanted, node))
+            sentences[_feeding_of_node(worst, node)] += 1
+    return "; ".join(
+        f"on each of {count} nodes, {sentence}" if count > 1 else sentence
+        for sentence, count in sentences.items()
+    )
+
+
+def _feeding_of_node(wanted: Resources, node: NodeResources) -> str:
+    """Return the sentence of `feeding` for one node and one kind of trials."""
+    num_fed = _fed_gpus(wanted, node)
+    sentence = f"{node.cpus:g} CPUs feed {num_fed:g} of {node.gpus:g} GPUs"
+    return sentence if num_fed >= node.gpus else sentence + _advice(wanted, node)
+
+
+def _fed_gpus(wanted: Resources, node: NodeResources) -> float:
+    """Return how many GPUs of a node have a trial if many trials wait."""
+    num_trials = wanted.slots_on(node)
+    if wanted.gpus >= 1:
+        return num_trials * wanted.gpus
+    return math.ceil(num_trials / int(1 / wanted.gpus + 1e-9))
+
+
+def _advice(wanted: Resources, node: NodeResources) -> str:
+    """Return what to ask the scheduler for, so that trials feed all GPUs of a node."""
+    num_trials = _slots_by_gpus(wanted, node)
+    cpus = math.ceil(num_trials * wanted.cpus)
+    memory_gib = math.ceil(num_trials * wanted.memory_gib)
+    if cpus > node.cpus:
+        return f": ask for {cpus} CPUs a node (SLURM: --cpus-per-task={cpus})"
+    if memory_gib > node.memory_gib:
+        return f": ask for {memory_gib} GiB of memory a node"
+    return ""

@@ -15,6 +15,7 @@ from orca_ray.sweep.plan.requirements import (
 )
 from orca_ray.sweep.plan.searches import num_epochs, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.search import History, Search
 
 
@@ -55,6 +56,8 @@ class Plan:
     """
     costs: tuple[TaskCost, ...]
     """Estimated cost of each task; trials that have already finished are included."""
+    feeding: str
+    """Sentence on how many GPUs the nodes' CPUs keep busy; "" without a GPU."""
     absent: tuple[Absent, ...]
     """Bodies and alignment sources that are not on this machine."""
 
@@ -121,6 +124,11 @@ def build_plan(
             problem=placement_problem(search.resources, nodes),
         )
         rows.append(row)
+    requests = {
+        (search.task, search.method): GpuRequest(search.resources.gpus)
+        for search in searches
+    }
+    placement = Placement(lambda: nodes, requests)
     gpu = gpu_rate()
     cpu = None if has_gpu else core_rate()
     return Plan(
@@ -132,5 +140,6 @@ def build_plan(
         gpu=gpu.device,
         cpu=cpu.device if cpu else "",
         costs=tuple(task_costs(searches, gpu, cpu)),
+        feeding=placement.feeding(search.usual_trial for search in searches),
         absent=tuple(absent(searches)),
     )

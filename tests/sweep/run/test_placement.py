@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 
+from benchmarks import bench_gpus
 from orca_ray.errors import UserError
 from orca_ray.process import NodeResources
 from orca_ray.results.record import Status
@@ -226,7 +227,8 @@ def test_an_open_ended_search_decides_when_there_is_room_and_not_before(
 
 
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
-    placement = Cluster(GPU_NODE).make_placement(GpuRequest(1.0, measured=True))
+    node = replace(GPU_NODE, cpus=32)
+    placement = Cluster(node).make_placement(GpuRequest(1.0, measured=True))
     on_gpu = replace(trial, resources=Resources(1, 1.0))
     assert plan_gpus(placement, trial) == 1.0, "nothing is known"
     placement.learn(on_gpu, make_report(trial, 1000.0))
@@ -238,6 +240,122 @@ def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
     another_workload = replace(trial, hyperparameters=larger_batches)
     assert plan_gpus(placement, another_workload) == 1.0
     assert plan_gpus(placement, replace(trial, deterministic=True)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "planned", "gets"),
+    [
+        (8, Resources(1, 0.25), Resources(1, 1.0)),
+        (16, Resources(1, 0.25), Resources(1, 0.5)),
+        (12, Resources(1, 0.1), Resources(1, 1.0)),
+        (32, Resources(1, 0.25), Resources(1, 0.25)),
+        (16, Resources(2, 0.5), Resources(2, 1.0)),
+        (8, Resources(2, 0.5), Resources(1, 1.0)),
+        (4, Resources(1, 0.25), Resources(1, 1.0)),
+        (8, Resources(4, 2.0), Resources(2, 2.0)),
+        (64, Resources(1, 0.25, 4.0), Resources(1, 0.5, 4.0)),
+    ],
+)
+def test_a_share_grows_until_no_gpu_idles(
+    trial: TrialSpec, cpus: int, planned: Resources, gets: Resources
+) -> None:
+    node = NodeResources("n", cpus, 8, 64.0, "n")
+    placement = Cluster(node).make_placement(GpuRequest(planned.gpus))
+    asked = replace(trial, resources=planned)
+    assert placement.resources(asked, FailuresOfTrial()) == gets
+
+
+def test_the_node_with_the_fewest_cpus_a_gpu_decides(trial: TrialSpec) -> None:
+    nodes = [NodeResources(f"n{cpus}", cpus, 8, 64.0, f"{cpus}") for cpus in (64, 8)]
+    placement = Cluster(*nodes).make_placement(GpuRequest(0.25))
+    assert plan_gpus(placement, trial) == 1.0
+
+
+def test_shares_of_the_command_line_and_of_deterministic_trials_are_kept(
+    trial: TrialSpec,
+) -> None:
+    cluster = Cluster(NodeResources("n", 8, 8, 64.0, "n"))
+    required = cluster.make_placement(GpuRequest(0.25, required=True))
+    assert plan_gpus(required, trial) == 0.25
+    usual = cluster.make_placement(GpuRequest(0.25))
+    assert plan_gpus(usual, replace(trial, deterministic=True)) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("node", "request_", "sentence"),
+    [
+        (NodeResources("n", 8, 8, 64.0), GpuRequest(0.25), "8 CPUs feed 8 of 8 GPUs"),
+        (
+            NodeResources("n", 4, 8, 64.0),
+            GpuRequest(0.25),
+            "4 CPUs feed 4 of 8 GPUs: ask for 8 CPUs a node (SLURM: --cpus-per-task=8)",
+        ),
+        (
+            NodeResources("n", 8, 8, 64.0),
+            GpuRequest(0.25, required=True),
+            "8 CPUs feed 2 of 8 GPUs: ask for 32 CPUs a node"
+            " (SLURM: --cpus-per-task=32)",
+        ),
+        (CPU_NODE, GpuRequest(0.25), ""),
+    ],
+)
+def test_a_sweep_says_how_many_gpus_its_cpus_feed(
+    trial: TrialSpec, node: NodeResources, request_: GpuRequest, sentence: str
+) -> None:
+    assert Cluster(node).make_placement(request_).feeding([trial]) == sentence
+
+
+def test_nodes_of_one_kind_are_named_once(trial: TrialSpec) -> None:
+    nodes = [NodeResources(f"n{k}", 8, 8, 64.0, f"{k}") for k in range(3)]
+    asked = replace(trial, resources=Resources(1, 0.25, 16.0))
+    sentence = Cluster(*nodes).make_placement(GpuRequest(0.25)).feeding([asked])
+    assert sentence == (
+        "on each of 3 nodes, 8 CPUs feed 4 of 8 GPUs: ask for 128 GiB of memory a node"
+    )
+
+
+def test_a_trial_without_a_gpu_leaves_the_cpus_that_gpus_need() -> None:
+    node = NodeResources("n", 16, 8, 64.0, "n")
+    placement = Cluster(node).make_placement(GpuRequest(1.0))
+    small = Resources(1)
+    large = Resources(1, 1.0)
+    assert placement.admits(small, Counter({large: 10, small: 7}))
+    assert not placement.admits(small, Counter({large: 10, small: 8}))
+    assert placement.admits(small, Counter({large: 10, small: 8}), reserves=False)
+    assert placement.admits(small, Counter({large: 2, small: 13}))
+    assert not placement.admits(small, Counter({large: 2, small: 14}))
+    assert placement.admits(large, Counter({small: 16}))
+
+
+def test_trials_on_gpus_come_first_and_the_others_in_their_turn(
+    store: ResultsStore,
+) -> None:
+    controller = new_controller(store)
+    now = [0.0]
+    controller.failures.now = lambda: now[0]
+    gpus = {"orca": GpuRequest(1.0), "nft": GpuRequest(0.0)}
+    requests = {(task, method): gpus[method] for task, method in SEARCHES}
+    node = NodeResources("n", 2, 2, 8.0, "n")
+    controller.placement = Placement(lambda: [node], requests)
+    first = take_all(controller)
+    assert {trial.method for trial in first} == {"orca"}
+    for trial in first[:2]:
+        controller.started(trial.key)
+    now[0] = 301.0
+    [overlooked] = take_all(controller)
+    assert overlooked.method == "nft"
+
+
+def test_fitted_methods_need_no_gpu_unless_their_block_asks_for_one() -> None:
+    text = TEXT.replace("[nft, orca]", "[nft, forest, linear]").replace(
+        "settings: {", "per_method: {linear: {resources: {gpus: 1}}}\nsettings: {"
+    )
+    spec = fake_spec(text)
+    plans = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
+    gpus = {plan.method: plan.resources.gpus for plan in plans}
+    assert gpus == {"nft": 1.0, "forest": 0.0, "linear": 1.0}
+    [forest] = [plan for plan in plans[:3] if plan.method == "forest"]
+    assert _gpu_request(forest, 0.5).gpus == 0.0
 
 
 def test_a_fixed_share_does_not_follow_the_peak(trial: TrialSpec) -> None:
@@ -420,3 +538,19 @@ def test_a_trial_on_two_gpus_needs_a_node_that_has_both() -> None:
     assert problem is not None
     assert "1 CPUs, 2 GPUs, 0 GiB, more than any node has (n: 8 CPUs, 1 GPUs" in problem
     assert placement_problem(plan.resources, [small, large]) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "cpus", "num_gpus"),
+    [
+        (bench_gpus.KINDS[0], 8, 8),
+        (bench_gpus.KINDS[1], 8, 4),
+        (bench_gpus.MIXED, 8, 8),
+    ],
+)
+def test_gpus_are_busy_while_trials_wait_for_them(
+    kind: bench_gpus.Kind, cpus: int, num_gpus: int
+) -> None:
+    node = bench_gpus.node_of(cpus, num_gpus)
+    part = bench_gpus.busy_part(kind, [node], trials_a_gpu=6)
+    assert part >= bench_gpus.LEAST_BUSY
