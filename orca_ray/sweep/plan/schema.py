@@ -269,7 +269,9 @@ class ResourceRequest(_Model):
     """Resources that one trial requests.
 
     ``gpus`` is ignored if no node of the cluster has a GPU. With several GPUs, each GPU
-    computes a part of every batch (docs/decisions/0019-several-gpus.md).
+    computes a part of every batch (docs/decisions/0019-several-gpus.md). A share of a
+    GPU is the least that a trial gets, and ``cpus`` of a trial on a GPU are the most:
+    they change where GPUs would idle (docs/decisions/0033-no-idle-gpu.md).
     """
 
     cpus: Annotated[float, Field(gt=0)] = 1.0

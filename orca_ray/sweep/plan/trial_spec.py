@@ -90,7 +90,9 @@ class TrialSpec:
     def threads(self) -> int:
         """Number of PyTorch's intra-op threads of all ranks together.
 
-        It does not depend on the node, because the rounding of sums depends on it.
+        It does not depend on the node, because the rounding of sums depends on it. A
+        trial on a GPU may have fewer CPUs than planned, where GPUs would idle
+        (`placement.without_idle_gpus`).
         """
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 

@@ -122,7 +122,7 @@ class Placement:
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
         self._capacities: dict[tuple[object, ...], int] = {}
-        self._fitted: dict[tuple[object, ...], Resources] = {}
+        self._feeding_resources: dict[tuple[object, ...], Resources] = {}
         """Resources that leave no GPU idle, by the requested resources."""
         self._has_gpus = False
 
@@ -147,7 +147,7 @@ class Placement:
         self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
         self._names.update({node.id: node.name for node in self._nodes})
         self._capacities.clear()
-        self._fitted.clear()
+        self._feeding_resources.clear()
 
     @property
     def has_gpus(self) -> bool:
@@ -212,9 +212,11 @@ class Placement:
     def _without_idle_gpus(self, wanted: Resources, *, grows: bool) -> Resources:
         """Return the result of `without_idle_gpus` for the nodes that get trials."""
         key = (wanted, grows, *self._quarantined)
-        if key not in self._fitted:
-            self._fitted[key] = without_idle_gpus(wanted, self.nodes, grows=grows)
-        return self._fitted[key]
+        if key not in self._feeding_resources:
+            self._feeding_resources[key] = without_idle_gpus(
+                wanted, self.nodes, grows=grows
+            )
+        return self._feeding_resources[key]
 
     def feeding(self, trials: Iterable[TrialSpec]) -> str:
         """Return the sentence of `feeding` for first attempts at ``trials``."""
