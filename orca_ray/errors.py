@@ -31,6 +31,13 @@ class NewerStoreError(UserError):
     """Error: a results store was written by a newer orca-ray."""
 
 
+class BusyStoreError(UserError):
+    """Error: a results store did not answer in all attempts, and may answer later.
+
+    The command exits with code 75; the same command may succeed.
+    """
+
+
 class RayStartError(UserError):
     """Error: Ray cannot start on this machine."""
 

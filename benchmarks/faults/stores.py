@@ -19,7 +19,7 @@ class FrozenStore(Fault):
     command ends.
     """
 
-    codes: Collection[int] = (0, 2)
+    codes: Collection[int] = (0, 75)
     messages = ("s3://",)
 
     def __init__(self, run: Run, chance: random.Random) -> None:

@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 1 some trials failed, scores differ (``reproduce``) or files are out
 of date (``leaderboard --check``); 2 bad input; 70 an internal error; 75 the cluster is
-lost; 130 interrupted. Nothing heavy is imported: ``orca-sweep --help`` needs neither
-torch, ray, transformers nor pandas.
+lost or a results store busy; 130 interrupted. Nothing heavy is imported: ``orca-sweep
+--help`` needs neither torch, ray, transformers nor pandas.
 """
 
 import errno
@@ -38,10 +38,12 @@ from orca_ray.cli.output import (
     CLUSTER_LOST,
     INTERNAL_ERROR,
     INTERRUPTED,
+    STORE_BUSY,
     USER_ERROR,
     fail,
 )
 from orca_ray.errors import (
+    BusyStoreError,
     ClusterLostError,
     UserError,
     missing_package,
@@ -173,7 +175,8 @@ def _fail_by(error: Exception) -> int:
     message = _user_message(error)
     if message:
         logger.debug("bad input", exc_info=error)
-        return fail(message, USER_ERROR)
+        is_busy = isinstance(error, BusyStoreError)
+        return fail(message, STORE_BUSY if is_busy else USER_ERROR)
     if isinstance(error, ClusterLostError):
         logger.error("the cluster is lost", exc_info=error)
         return fail(

@@ -38,6 +38,8 @@ INTERNAL_ERROR = 70
 """Exit code for a defect of orca-ray."""
 CLUSTER_LOST = 75
 """Exit code if the cluster of a running sweep is lost."""
+STORE_BUSY = 75
+"""Exit code if a results store does not answer for now."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from orca_ray.errors import UserError
+from orca_ray.errors import BusyStoreError, UserError
 from orca_ray.paths import hide_secrets
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ def explain_errors(
 ) -> Iterator[None]:
     """Context manager: raise file-system errors as UserError "cannot VERB WHERE".
 
-    FileNotFoundError is raised unchanged. Texts in ``secrets`` are left out of the
+    After errors that are temporary, it is a BusyStoreError. FileNotFoundError is raised
+    unchanged. Texts in ``secrets`` are left out of the
     message. If the original error contains such a text, it is not chained either,
     because the log would print it.
     """
@@ -138,7 +139,11 @@ def explain_errors(
         else:
             reason = str(error).split("\n")[0]
             advice = ""
-        explanation = UserError(
+        kind: type[UserError] = UserError
+        if is_temporary(error):
+            kind = BusyStoreError
+            advice = "The store may be busy: run the same command again later."
+        explanation = kind(
             f"cannot {verb} {where}: {hide_secrets(reason, secrets)}. {advice}".rstrip()
         )
         has_secret = hide_secrets(str(error), secrets) != str(error)

@@ -47,6 +47,13 @@ _RETRY_SECONDS = 15
 
 Without a limit, the client retries an endpoint that does not answer for many minutes.
 """
+_REQUEST_ATTEMPTS = 6
+"""Attempts of the S3 client at each request, with pauses that grow exponentially.
+
+Reading a file takes several requests. If only the whole read were repeated, of which
+each request of a busy server fails with the probability 0.3, a store of twenty files
+could not be read in one of three attempts.
+"""
 _FAILED_SECONDS = 60.0
 """Seconds without retries after an operation failed in all its attempts.
 
@@ -379,10 +386,11 @@ class S3Folder(Folder):
         super().__init__(uri)
         state: Any = self._files.__reduce__()
         (options,) = state[1]
-        # One attempt per request, because `_try` repeats them: Arrow tries 31 times,
+        # Few attempts per request, because `_try` repeats them: Arrow tries 31 times,
         # 100 s if a server does not answer.
+        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_REQUEST_ATTEMPTS)
         options |= {
-            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+            "retry_strategy": retries,
             "allow_delayed_open": True,
         }
         self._files = pafs.S3FileSystem(**options)

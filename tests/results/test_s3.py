@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import random
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
+from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.results import faults
 from orca_ray.results.folder import S3Folder
@@ -132,6 +135,64 @@ def test_reads_of_a_busy_store_are_repeated(
         assert len(ResultsStore(uri).curves()) == 6
         assert store.compact() == 12
         assert next(reads) > 20
+
+
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce the rate.</Message></Error>"
+
+
+class BusyServer:
+    """WSGI application before that of ``moto`` that answers a share with 503."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+        self._answer = moto.DomainDispatcherApplication(moto.create_backend_app)
+        self._random = random.Random(0)
+
+    def __call__(self, request: Any, start: Callable[..., Any]) -> Any:
+        if self._random.random() >= self.share:
+            return self._answer(request, start)
+        start("503 Slow Down", [("Content-Type", "application/xml")])
+        return [] if request["REQUEST_METHOD"] == "HEAD" else [_SLOW_DOWN]
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[BusyServer, str]]:
+    """Server, and the URI of a store on it."""
+    from werkzeug.serving import make_server
+
+    application = BusyServer()
+    http = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    address = f"127.0.0.1:{http.server_port}"
+    options = f"endpoint_override={address}&scheme=http&region=us-east-1"
+    pafs.FileSystem.from_uri(
+        f"s3://key:word@bucket?{options}&allow_bucket_creation=true"
+    )[0].create_dir("bucket")
+    yield application, f"s3://key:word@bucket/results?{options}"
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def test_a_server_that_refuses_a_third_of_requests_is_read(
+    busy: tuple[BusyServer, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, uri = busy
+    store = ResultsStore(uri, create=True)
+    records = {key: make_record(key) for key in "abcdefgh"}
+    for record in records.values():
+        store.append([record])
+    server.share = 0.3
+    assert ResultsStore(uri).load("pocket/quick") == records
+    assert run(["leaderboard", "pocket", "--results", uri]) == 0
+    server.share = 1.0
+    capsys.readouterr()
+    assert run(["leaderboard", "pocket", "--results", uri]) == 75
+    message = capsys.readouterr().err
+    assert "cannot reach s3://bucket/results" in message
+    assert "run the same command again later" in message
+    assert "word" not in message
 
 
 def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
