@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-ATTEMPTS = 5
+ATTEMPTS = 12
 """Largest number of attempts at an operation, the first one included."""
 PATIENCE_SECONDS = 12.0
 """Seconds after the first attempt in which a failed attempt is repeated.
@@ -31,6 +31,12 @@ A single attempt may take longer.
 """
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
+LONGEST_PAUSE_SECONDS = 1.0
+"""Largest mean pause.
+
+A server that refuses 30 % of requests then refuses the same one in all attempts with a
+probability below 1e-6.
+"""
 
 _PASSING_CODES = {
     errno.ETIMEDOUT,
@@ -105,7 +111,8 @@ def call_with_retries(
         except (OSError, pa.ArrowException) as error:
             if not is_temporary(error) or not patient() or time.monotonic() > deadline:
                 raise
-            pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            mean_pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)
+            pause = min(mean_pause, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5)
             logger.info(
                 "%s: %s; attempt %d follows in %.1f s",
                 where,

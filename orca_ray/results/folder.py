@@ -47,13 +47,6 @@ _RETRY_SECONDS = 15
 
 Without a limit, the client retries an endpoint that does not answer for many minutes.
 """
-_REQUEST_ATTEMPTS = 6
-"""Attempts of the S3 client at each request, with pauses that grow exponentially.
-
-Reading a file takes several requests. If only the whole read were repeated, of which
-each request of a busy server fails with the probability 0.3, a store of twenty files
-could not be read in one of three attempts.
-"""
 _FAILED_SECONDS = 60.0
 """Seconds without retries after an operation failed in all its attempts.
 
@@ -386,11 +379,10 @@ class S3Folder(Folder):
         super().__init__(uri)
         state: Any = self._files.__reduce__()
         (options,) = state[1]
-        # Few attempts per request, because `_try` repeats them: Arrow tries 31 times,
+        # One attempt per request, because `_try` repeats them: Arrow tries 31 times,
         # 100 s if a server does not answer.
-        retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_REQUEST_ATTEMPTS)
         options |= {
-            "retry_strategy": retries,
+            "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1),
             "allow_delayed_open": True,
         }
         self._files = pafs.S3FileSystem(**options)
@@ -398,6 +390,21 @@ class S3Folder(Folder):
 
     def _create(self) -> None:
         pass
+
+    def read(self, path: str) -> Any:
+        """Return the content of a file as a `pyarrow.Buffer`.
+
+        See `Folder.read`. Opening and reading are two requests, and each is repeated by
+        itself: a busy server would often refuse one of them.
+        """
+        stream = self._try("read", path, lambda: self._open(path))
+
+        def read_all() -> Any:
+            stream.seek(0)
+            return stream.read_buffer()
+
+        with stream:
+            return self._try("read", path, lambda: self._if_present(path, read_all))
 
     def _write(self, path: str, content: Any) -> None:
         # A single request is atomic; a larger upload has several requests.
