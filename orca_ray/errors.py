@@ -31,6 +31,10 @@ class NewerStoreError(UserError):
     """Error: a results store was written by a newer orca-ray."""
 
 
+class LostLeaseError(UserError):
+    """Error: a driver has lost the right to run its sweep, e.g. to another driver."""
+
+
 class BusyStoreError(UserError):
     """Error: a results store did not answer in all attempts, and may answer later.
 

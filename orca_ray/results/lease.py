@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from orca_ray.errors import NewerStoreError, UserError
+from orca_ray.errors import LostLeaseError, NewerStoreError, UserError
 from orca_ray.process import seconds_since_boot
 from orca_ray.results import live
 from orca_ray.results.folder import Folder
@@ -70,7 +70,10 @@ class Lease:
         self._sequence = 0
         self._renewed = seconds_since_boot()
         self._lost = ""
-        """Message for the user, once another driver has taken the lease."""
+        """Message for the user, once the lease is lost.
+
+        Another driver has taken it, or a newer orca-ray has marked the store.
+        """
         self._requests: deque[Request] = deque()
         self._retries: set[str] = set()
         """Paths of requests of kind ``retry`` that were read but not yet deleted."""
@@ -123,7 +126,7 @@ class Lease:
         self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
-        """Raise UserError if another driver has taken over the sweep.
+        """Raise LostLeaseError if this driver may not run the sweep any more.
 
         Call it before records are written. If the lease was not renewed for a while,
         e.g. because the process was suspended, the store is read to find out.
@@ -132,7 +135,7 @@ class Lease:
         if seconds_since_renewal > self._expiry_seconds / 2:
             self._is_lost()
         if self._lost:
-            raise UserError(self._lost)
+            raise LostLeaseError(self._lost)
 
     def _take_lease(self) -> bool:
         """Take the next lease number, and return whether this driver has got it.

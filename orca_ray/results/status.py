@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from orca_ray.results.lease import driver_lives
 from orca_ray.results.live import Holder, Limits, LiveState, RunningTrial
 from orca_ray.results.record import Status, lower
 from orca_ray.results.store import ResultsStore, warn_once
+from orca_ray.results.tables import RECORDS
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ def sweep_status(
     is_alive = driver_lives(store.folder, live_state, emit)
     if not is_alive:
         live_state = _without_driver(live_state)
-    rows = _rows(store, live_state)
+    rows = _rows(store, live_state, is_alive)
     progress = _progress(rows)
     running = [trial for trial in live_state.running if not trial.waiting]
     failures = Counter[str]()
@@ -331,8 +332,14 @@ def _state_name(live_state: LiveState, is_alive: bool, progress: _Progress) -> s
     return "stopped"
 
 
-def _rows(store: ResultsStore, live_state: LiveState) -> list[SearchStatus]:
-    """Return the status of each (task, method), from live state and records."""
+def _rows(
+    store: ResultsStore, live_state: LiveState, is_alive: bool
+) -> list[SearchStatus]:
+    """Return the status of each (task, method), from live state and records.
+
+    ``is_alive``: whether a driver runs the sweep. The driver may have trials that have
+    ended, but whose records are not written yet.
+    """
     rows = {
         (row.task, row.method): SearchStatus(row.task, row.method, row.planned)
         for row in live_state.rows
@@ -356,12 +363,47 @@ def _rows(store: ResultsStore, live_state: LiveState) -> list[SearchStatus]:
         else:
             row.running += 1
         row.best = lower(row.best, trial.best)
-    # A suggestion that repeats an earlier one counts twice in the live state, and has
-    # one record.
-    for planned in live_state.rows:
-        row = row_of(planned.task, planned.method)
-        row.done = max(row.done, planned.done)
+    missing = {
+        (planned.task, planned.method): planned.done - num_recorded
+        for planned in live_state.rows
+        if (num_recorded := row_of(planned.task, planned.method).done) < planned.done
+    }
+    if missing and not is_alive:
+        missing = _repeated(store, live_state, missing)
+    for pair, number in missing.items():
+        row_of(*pair).done += number
     return list(rows.values())
+
+
+def _repeated(
+    store: ResultsStore, live_state: LiveState, missing: Mapping[tuple[str, str], int]
+) -> dict[tuple[str, str], int]:
+    """Return how many ended trials have no record because they repeat another trial.
+
+    ``missing`` is the number of ended trials without a record, by (task, method), as is
+    the return value. A suggestion that repeats an earlier one is an ended trial in the
+    live state, and has no record of its own. Warns if other records are missing.
+    """
+    sweep = live_state.sweep
+    recorded = {record.trial_key for record in store.select({"sweep": [sweep]})}
+    suggestions = Counter(
+        (row.task, row.method, row.trial_key) for row in store.journal(sweep)
+    )
+    num_repeated = Counter[tuple[str, str]]()
+    for (task, method, key), number in suggestions.items():
+        if key in recorded:
+            num_repeated[task, method] += number - 1
+    repeated = {
+        pair: min(number, num_repeated[pair]) for pair, number in missing.items()
+    }
+    num_lost = sum(missing.values()) - sum(repeated.values())
+    if num_lost and live_state.holder is None:
+        warn_once(
+            f"{num_lost} trial(s) of {sweep} had ended, but {store.folder.name}/"
+            f"{RECORDS.directory} has no record of them: a file was deleted, or could"
+            " not be written. The same command runs them again."
+        )
+    return repeated
 
 
 def _record_groups(store: ResultsStore, sweep: str) -> Iterator[dict[str, Any]]:

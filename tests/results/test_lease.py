@@ -24,6 +24,7 @@ from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import control
 from orca_ray.sweep.run.controller import SweepController
+from tests.results.factories import files_of, make_record, make_suggestion
 from tests.sweep.fakes import fake_searches, fake_spec, play, waiting_requests
 
 SWEEP = "pocket/quick"
@@ -313,6 +314,33 @@ def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(
 def plan_method(method: str) -> list[SearchPlan]:
     """Return the plans of one method in the fake sweep."""
     return fake_searches(fake_spec(overrides=Overrides(methods=[method])))
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_ended_trials_without_a_record_are_not_done(
+    store: ResultsStore, caplog: pytest.LogCaptureFixture, *, repeats: bool
+) -> None:
+    """A user has deleted a file of records.
+
+    A suggestion that repeats another one has no record of its own, and is done.
+    """
+    keys = ["a", "b", "a" if repeats else "c"]
+    suggestions = [
+        make_suggestion(number, trial_key=key) for number, key in enumerate(keys)
+    ]
+    store.append([make_record("b")], suggestions=suggestions)
+    store.append([make_record(key) for key in {*keys} - {"b"}])
+    row = live.Row(task="pocket/digits", method="orca", planned=3, done=3)
+    with make_lease(store) as held:
+        held.publish(LiveState(sweep=SWEEP, rows=(row,)))
+    assert sweep_status(store, SWEEP).state == "finished"
+    assert not caplog.messages
+    files_of(store)[0].unlink()
+    status = sweep_status(store, SWEEP)
+    assert status.done == 2
+    assert status.state == "stopped"
+    (message,) = caplog.messages
+    assert message.startswith(f"1 trial(s) of {SWEEP} had ended, but {store.uri}/rec")
 
 
 def test_records_of_an_earlier_command_are_no_progress_of_this_one(

@@ -5,10 +5,10 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from orca_ray.errors import UserError
+from orca_ray.errors import LostLeaseError, UserError
 from orca_ray.options import KeepModels
 from orca_ray.process import NodeResources
 from orca_ray.results.folder import open_folder
@@ -99,7 +99,11 @@ def run_sweep(
     def emit_message(text: str) -> None:
         emit(events.Message(text, passing=True))
 
-    with executor as engine, contextlib.ExitStack() as stack:
+    with (
+        contextlib.ExitStack() as after_workers,
+        executor as engine,
+        contextlib.ExitStack() as stack,
+    ):
         nodes = engine.open(address)
         gpus = wait_for_room(
             engine, spec, nodes, wait_seconds, emit, needs_gpus=options.needs_gpus
@@ -111,6 +115,7 @@ def run_sweep(
         store = results
         if not isinstance(store, ResultsStore):
             store = ResultsStore(store, create=True)
+        after_workers.enter_context(deletes_late_checkpoints(store, spec.sweep_id))
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: events.Event) -> None:
@@ -154,6 +159,28 @@ def run_sweep(
     )
     emit(events.SweepFinished(summary))
     return summary
+
+
+@contextlib.contextmanager
+def deletes_late_checkpoints(store: ResultsStore, sweep: str) -> Iterator[None]:
+    """Context manager: delete late checkpoints if the driver has lost the sweep.
+
+    The workers of a driver that has lost the sweep may write checkpoints and outcomes
+    after the next driver has recorded their trials and deleted their files. Such files
+    would stay, and would replace a later run of these trials. Leave the block when all
+    workers have ended.
+    """
+    try:
+        yield
+    except LostLeaseError:
+        with contextlib.suppress(UserError):  # the user must see the first error
+            keys = [
+                key
+                for key, record in store.load(sweep).items()
+                if not record.status.failed
+            ]
+            Checkpoints(store.uri).remove(*keys)
+        raise
 
 
 def _check_gpus(plans: Sequence[SearchPlan], limit: HourLimit) -> None:

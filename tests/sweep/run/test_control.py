@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from orca_ray.errors import UserError
+from orca_ray.errors import LostLeaseError, UserError
 from orca_ray.results import live
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import LiveState, Request
@@ -381,6 +381,20 @@ def test_a_checkpoint_stays_until_its_record_is_durable(
     assert checkpoints.outcome(trial.key) is None
 
 
+def start_sweeps_with(
+    start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let `run_sweep` start sweeps with ``start``, and read no data."""
+
+    def add_fingerprints(searches: list[SearchPlan]) -> list[SearchPlan]:
+        return [replace(search, fingerprint="0" * 16) for search in searches]
+
+    monkeypatch.setattr(driver, "start", start)
+    monkeypatch.setattr(driver, "resolve", lambda searches, say: searches)
+    monkeypatch.setattr(driver, "trial_seconds", lambda searches: {})
+    monkeypatch.setattr(driver, "with_fingerprints", add_fingerprints)
+
+
 def test_rows_are_written_when_the_driver_fails(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,13 +405,7 @@ def test_rows_are_written_when_the_driver_fails(
         controller.finish(trial.key, last_report)
         raise UserError("the cluster is gone")
 
-    def add_fingerprints(searches: list[SearchPlan]) -> list[SearchPlan]:
-        return [replace(search, fingerprint="0" * 16) for search in searches]
-
-    monkeypatch.setattr(driver, "start", end_one_trial_and_fail)
-    monkeypatch.setattr(driver, "resolve", lambda searches, say: searches)
-    monkeypatch.setattr(driver, "trial_seconds", lambda searches: {})
-    monkeypatch.setattr(driver, "with_fingerprints", add_fingerprints)
+    start_sweeps_with(end_one_trial_and_fail, monkeypatch)
     with pytest.raises(UserError, match="the cluster is gone"):
         driver.run_sweep(fake_spec(), store, executor=InlineExecutor())
     assert len(store.load(SWEEP)) == 1
@@ -509,3 +517,27 @@ def test_a_copied_trial_counts_as_the_last_attempt(store: ResultsStore) -> None:
     }
     assert list(store.curves("late")["epoch"]) == [1, 2]
     assert set(store.load("pocket/quick")) == {"a"}
+
+
+def test_late_outcomes_of_a_driver_that_lost_the_sweep_do_not_stay(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would replace a later run of trials that the next driver has recorded."""
+    checkpoints = Checkpoints(store.uri)
+    keys = {status: f"{number:020x}" for number, status in enumerate(Status)}
+    not_recorded = "f" * 20
+
+    def lose_the_sweep(controller: SweepController, *rest: object) -> None:
+        for status, key in keys.items():
+            store.append([make_record(key, sweep=SWEEP, status=status)])
+        for key in (*keys.values(), not_recorded):
+            checkpoints.save_outcome(key, TrialReport(status=Status.COMPLETED))
+        raise LostLeaseError("another driver has taken over")
+
+    start_sweeps_with(lose_the_sweep, monkeypatch)
+    with pytest.raises(LostLeaseError, match="another driver has taken over"):
+        driver.run_sweep(fake_spec(), store, executor=InlineExecutor())
+    for status, key in keys.items():
+        stays = checkpoints.outcome(key) is not None
+        assert stays is status.failed, "the next driver may run failed trials again"
+    assert checkpoints.outcome(not_recorded) is not None
