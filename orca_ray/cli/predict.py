@@ -216,6 +216,7 @@ def _serve(
     bounds = Limits(**limits)
     form = ModelForm(predictor.task, predictor.preprocessing, bounds.samples)
     decoder = DecodingProcess(form, bounds.body_bytes, bounds.seconds)
+    decoder.wait()  # the time limit of the first request begins when it can be decoded
     app = Application(predictor, bounds, token, decoder.read)
     host, port = listener.getsockname()[:2]
     if ":" in host:  # an IPv6 address

@@ -65,9 +65,7 @@ class DecodingProcess:
         Raises UserError for invalid samples, and if the process ends or takes too long.
         """
         try:
-            if not self._started:
-                self._child.receive(START_SECONDS)
-                self._started = True
+            self.wait()
             self._child.send(media.encode(), self._seconds)
             self._child.send(body, self._seconds)
             answer = json.loads(self._child.receive(self._seconds))
@@ -90,6 +88,12 @@ class DecodingProcess:
             raise UserError(answer["refusal"])
         samples = np.frombuffer(content, np.float32)
         return samples.reshape(-1, *self._form.task.input_shape), answer["warnings"]
+
+    def wait(self) -> None:
+        """Wait until the process can decode; EOFError or OSError if it has ended."""
+        if not self._started:
+            self._child.receive(START_SECONDS)
+            self._started = True
 
     def close(self) -> None:
         """End the process."""
