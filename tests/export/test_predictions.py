@@ -22,6 +22,7 @@ from orca_ray.own_data import UserData
 from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, make_data, make_task
+from tests.own_data.writers import self_pointing
 
 from .conftest import Make
 
@@ -172,6 +173,26 @@ def test_the_command(
             message
         )
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["child", "sibling", "chunks child"])
+def test_the_command_names_a_damaged_hdf5_file(
+    place: str, series: Predictor, tmp_path: Path
+) -> None:
+    """The HDF5 library (2.0) would end the process, or never return."""
+    folder = series.save(tmp_path / "model")
+    data = self_pointing(tmp_path, place, x=X, y=np.arange(len(X)))
+    out = tmp_path / "out.parquet"
+    code = "from orca_ray.cli.main import entry; entry()"
+    command = [sys.executable, "-c", code, "predict", folder, data, "-o", out]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    message = " ".join(ended.stderr.split())
+    assert ended.returncode == 2, message
+    assert str(data) in message
+    assert "expected a whole HDF5 file" in message
+    assert "Traceback" not in message
+    assert not out.exists()
 
 
 # Not getrusage, whose largest size begins with that of the process that started this

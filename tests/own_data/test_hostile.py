@@ -28,7 +28,7 @@ from orca_ray.errors import UserError
 from orca_ray.own_data import Options, read
 from orca_ray.own_data.infer_task import infer
 
-from .writers import arrow_folder, hdf5, image, tone
+from .writers import arrow_folder, hdf5, image, self_pointing, tone
 
 
 def _recordings(folder: Path, rate: int) -> Path:
@@ -364,33 +364,6 @@ def test_what_is_no_plain_array_is_named(
         read(path).select(slice(None))
 
 
-def self_pointing(folder: Path, place: str) -> Path:
-    """Write a file with a tree of groups or chunks that contains itself.
-
-    ``place`` is "child" or "sibling", of the tree of a group or, with "chunks ", of a
-    data set. The format is described in "HDF5 File Format Specification", version 1
-    B-trees.
-    """
-    path = folder / "a.h5"
-    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
-        file.create_dataset("x", data=X, chunks=(5, 3, 7))
-        file["y"] = Y
-    content = bytearray(path.read_bytes())
-    is_of_chunks = place.startswith("chunks ")
-    kind = 1 if is_of_chunks else 0
-    tree = content.index(b"TREE" + bytes([kind, 0]))
-    address = struct.pack("<Q", tree)
-    if place.endswith("child"):
-        content[tree + 5] = 1  # the level: its children are nodes
-        # A key is the offset of a name, or size, mask and 3 + 1 offsets of a chunk.
-        start = tree + 24 + (8 + 8 * 4 if is_of_chunks else 8)
-    else:
-        start = tree + 16
-    content[start : start + 8] = address
-    path.write_bytes(content)
-    return path
-
-
 TREES = ["child", "sibling", "chunks child", "chunks sibling"]
 
 
@@ -401,7 +374,7 @@ def test_a_tree_that_contains_itself_ends_only_its_reader(
 ) -> None:
     """HDF5 (2.0) ends the process, or never returns."""
     monkeypatch.setattr("orca_ray.data.hdf5_process.BASE_SECONDS", 1)
-    path = self_pointing(tmp_path, place).rename(tmp_path / f"b{suffix}")
+    path = self_pointing(tmp_path, place, x=X, y=Y).rename(tmp_path / f"b{suffix}")
     message = rf"b\{suffix}.*: expected a whole HDF5 file.*; fetch the file again"
     with pytest.raises(UserError, match=message):
         read(path).select(slice(None))
@@ -411,7 +384,7 @@ def test_a_tree_that_contains_itself_ends_only_its_reader(
 def test_adapt_names_a_file_with_a_tree_that_contains_itself(
     place: str, tmp_path: Path
 ) -> None:
-    path = self_pointing(tmp_path, place)
+    path = self_pointing(tmp_path, place, x=X, y=Y)
     code = "from orca_ray.cli.main import entry; entry()"
     command = [sys.executable, "-c", code, "adapt", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)

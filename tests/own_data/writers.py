@@ -1,6 +1,7 @@
 """Write the same samples in every format that `orca_ray.own_data` reads."""
 
 import json
+import struct
 import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,34 @@ def hdf5(path: Path, **arrays: Array) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
+
+
+def self_pointing(folder: Path, place: str, *, x: Array, y: Array) -> Path:
+    """Write an HDF5 file with a tree of groups or chunks that contains itself.
+
+    ``place`` is "child" or "sibling", of the tree of the file's group or, with "chunks
+    ", of the data set ``x``. The format is described in "HDF5 File Format
+    Specification", version 1 B-trees.
+    """
+    path = folder / "a.h5"
+    with h5py.File(path, "w", libver=("earliest", "v108")) as file:
+        file.create_dataset("x", data=x, chunks=(5, *x.shape[1:]))
+        file["y"] = y
+    content = bytearray(path.read_bytes())
+    is_of_chunks = place.startswith("chunks ")
+    kind = 1 if is_of_chunks else 0
+    tree = content.index(b"TREE" + bytes([kind, 0]))
+    address = struct.pack("<Q", tree)
+    if place.endswith("child"):
+        content[tree + 5] = 1  # the level: its children are nodes
+        # A key is the offset of a name, or size, mask and offsets of a chunk, one for
+        # each axis and one for the bytes of a value.
+        start = tree + 24 + (8 + 8 * (x.ndim + 1) if is_of_chunks else 8)
+    else:
+        start = tree + 16
+    content[start : start + 8] = address
+    path.write_bytes(content)
+    return path
 
 
 def _npy(path: Path, arrays: Arrays) -> None:
