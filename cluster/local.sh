@@ -13,7 +13,8 @@
 # may lie in one of these: nodes see them, too, and nothing else of this machine there. This machine is 10.213.N.1 for the
 # nodes, the head is 10.213.N.10; the script prints both. A node that dies does not end such a cluster. ORCA_LOCAL_FOLDER
 # names a directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary.
-# ORCA_HEAD_CPUS=0 keeps trials off the head. RAY_PORT and RAY_DASHBOARD_PORT are the ports of the head and of its job
+# ORCA_HEAD_CPUS=0 keeps trials off the head. ORCA_NODE_GPUS is the number of GPUs that each node declares, whether it has
+# them or not; by default those that Ray finds. RAY_PORT and RAY_DASHBOARD_PORT are the ports of the head and of its job
 # server (6379 and 8265): a second cluster on one machine needs others.
 # Exit code 77: this machine or user cannot make such nodes; the reason is printed.
 set -euo pipefail
@@ -139,7 +140,7 @@ start() {
   if [[ $number == 0 ]]; then own_cpus=${ORCA_HEAD_CPUS:-$cpus}; fi
   if [[ $isolated ]]; then command=(on_node "$number") temporary=/tmp/ray; fi
   "${command[@]}" "${ray[@]}" start --block --temp-dir="$temporary" --num-cpus="$own_cpus" --object-store-memory=200000000 \
-    --dashboard-agent-listen-port=0 "${@:2}" &
+    --dashboard-agent-listen-port=0 ${ORCA_NODE_GPUS:+--num-gpus="$ORCA_NODE_GPUS"} "${@:2}" &
   started+=($!)
 }
 

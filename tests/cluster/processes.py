@@ -176,7 +176,7 @@ class Cluster:
 
 @contextmanager
 def start_local_cluster(
-    folder: Path, *arguments: str, nodes: int, **variables: str
+    folder: Path, *arguments: str, nodes: int, cpus: int = 1, **variables: str
 ) -> Iterator[Cluster]:
     """Context manager that runs ``cluster/local.sh``, which must leave no process.
 
@@ -188,7 +188,8 @@ def start_local_cluster(
     env = make_script_environment(
         Path(sys.executable).parent, **ports, **token, **variables
     )
-    command = ["bash", str(ROOT / "cluster" / "local.sh"), *arguments, str(nodes), "1"]
+    script_path = str(ROOT / "cluster" / "local.sh")
+    command = ["bash", script_path, *arguments, str(nodes), str(cpus)]
     log = folder / "log"
     with run_script(command, env, log) as script:
 
