@@ -99,7 +99,7 @@ def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
             chance.randrange(site.num_trials - 2) // 2**attempt,
             chance.uniform(0, 3),
         )
-        if KINDS[kind].early:
+        if KINDS[kind].early or KINDS[kind].before_trials:
             result.num_done = 0
             result.delay = 0.0
         shutil.rmtree(site.folder / str(number), ignore_errors=True)
@@ -129,7 +129,7 @@ def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
 def _disturb(run: Run, fault: Fault, result: Result) -> None:
     """Start the command, make the fault, and wait for the command's end."""
     run.start(*fault.options)
-    started = run.wait_for_trials(result.num_done, WHOLE_SECONDS)
+    started = fault.before_trials or run.wait_for_trials(result.num_done, WHOLE_SECONDS)
     if not started and run.command.poll() != 0:
         result.problems.append(f"no trial started: {run.tail()}")
         return

@@ -28,6 +28,9 @@ class Fault:
     early = False
     """Whether the fault comes with the first trial, because it takes long to be felt.
     """
+    before_trials = False
+    """Whether the fault comes before the first trial, at a place that it knows itself.
+    """
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         """Store the arguments; ``chance`` decides everything that is random."""

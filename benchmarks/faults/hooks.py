@@ -15,6 +15,8 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 SITECUSTOMIZE = "from benchmarks.faults.hooks import install\n\ninstall()\n"
 HOOK = "ORCA_FAULT_HOOK"
 """Variable of the environment: kind of the hook, and the file that says when, with ":"
@@ -28,9 +30,14 @@ def install() -> None:
     if kind and "orca_ray.cli.main" in sys.orig_argv:
         from orca_ray.results.store import ResultsStore
 
-        {"stop": _stop, "compaction": _compaction, "clock": _clock}[kind](
-            ResultsStore, Path(order)
-        )
+        hooks = {
+            "stop": _stop,
+            "compaction": _compaction,
+            "clock": _clock,
+            "staging": _staging,
+            "closing": _closing,
+        }
+        hooks[kind](ResultsStore, Path(order))
 
 
 def _stop(store: Any, order: Path) -> None:
@@ -100,3 +107,36 @@ def _compaction(store: Any, order: Path) -> None:
         return merge(self, *args)  # type: ignore[no-any-return]
 
     store._merge = killed
+
+
+def _staging(store: Any, order: Path) -> None:
+    """Kill the raylet or the GCS when the driver is about to stage the first data."""
+    from orca_ray.sweep.executors.ray import RayExecutor
+
+    make = RayExecutor._make_stager
+
+    def lost(self: Any, *args: Any) -> Any:
+        if order.exists():
+            name = "raylet" if float(order.read_text()) < 0.5 else "gcs_server"
+            for process in psutil.Process().children(recursive=True):
+                if process.name() == name:
+                    process.kill()
+                    order.rename(order.with_name("killed"))
+        return make(self, *args)
+
+    RayExecutor._make_stager = lost  # type: ignore[method-assign]
+
+
+def _closing(store: Any, order: Path) -> None:
+    """Let the compaction at the end of the sweep fail once."""
+    from orca_ray.errors import UserError
+
+    compact = store.compact
+
+    def failing(self: Any) -> int:
+        if order.exists():
+            order.rename(order.with_name("failed"))
+            raise UserError("the store cannot be written: No space left on device")
+        return compact(self)  # type: ignore[no-any-return]
+
+    store.compact = failing

@@ -1,6 +1,7 @@
 """The faults that `benchmarks.fault_harness` makes while a sweep runs."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from benchmarks.faults.stores import (
     SlowStore,
     disturbed_requests,
 )
+from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from tests.cluster.processes import find_descendants, find_free_ports
 
 
@@ -226,6 +228,46 @@ class KillCompaction(_Hooked):
     codes = (-signal.SIGKILL,)
 
 
+class LoseClusterBeforeStaging(_Hooked):
+    """The raylet or the GCS is killed before the first data are staged."""
+
+    kind = "staging"
+    before_trials = True
+    codes = (75,)
+    messages = ("the same command continues",)
+
+
+class FailingCompaction(_Hooked):
+    """The compaction at the end of the sweep fails: a warning, and exit code 0."""
+
+    kind = "closing"
+
+    def problems(self) -> list[str]:
+        if "all scores are stored" in self.run.log.read_text():
+            return []
+        return [f"no warning about the compaction: {self.run.tail()}"]
+
+
+class NewerMarker(Fault):
+    """The marker of the store says that a newer orca-ray writes there."""
+
+    codes = (2,)
+    messages = ("written by a newer orca-ray", "continues after the upgrade")
+
+    def inject(self) -> bool:
+        self._content = self._marker.read_text()
+        newer = {**json.loads(self._content), "schema_version": SCHEMA_VERSION + 1}
+        self._marker.write_text(json.dumps(newer))
+        return True
+
+    def relieve(self) -> None:
+        self._marker.write_text(self._content)
+
+    @property
+    def _marker(self) -> Path:
+        return self.run.store / MARKER
+
+
 class StopBeforeWrite(_Hooked):
     """The driver stands still between the check of its lease and the write, until
     another driver has done the rest.
@@ -368,4 +410,7 @@ KINDS: dict[str, type[Fault]] = {
     "sleep": Sleep,
     "reader": Reader,
     "compaction": KillCompaction,
+    "staging": LoseClusterBeforeStaging,
+    "closing": FailingCompaction,
+    "newer": NewerMarker,
 }
