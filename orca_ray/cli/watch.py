@@ -204,6 +204,8 @@ def _print(sweep_state: "SweepStatus") -> None:
         say(f"{sweep_state.state}: {sweep_state.holder}")
     else:
         say(_STATES[sweep_state.state])
+        if sweep_state.failure:
+            say(f"the last driver ended with an error: {sweep_state.failure}")
 
 
 def _show_all(store: "ResultsStore", *, watch: bool, json: bool) -> None:

@@ -160,6 +160,14 @@ class Folder:
         """
         self._try("write", path, lambda: self._write(path, content))
 
+    def overwrite(self, path: str, content: Any) -> None:
+        """Write a `pyarrow.Buffer` to an existing file, which a full disk allows.
+
+        A local file is changed in place, so that a reader may see a mixture of both
+        contents. Only files with a checksum in their content may be written so.
+        """
+        self.write(path, content)
+
     def write_new(self, path: str, content: Any) -> bool:
         """Write a file unless it exists; return whether it then holds ``content``.
 
@@ -487,6 +495,21 @@ class LocalFolder(Folder):
                 os.unlink(temporary)
             raise
         _sync_directory(target.parent)
+
+    def overwrite(self, path: str, content: Any) -> None:
+        """Write to an existing file in place, without new space on the disk.
+
+        See `Folder.overwrite`.
+        """
+
+        def write_in_place() -> None:
+            with (self.path / path).open("r+b") as stream:
+                stream.write(content)
+                stream.truncate()
+                stream.flush()
+                os.fsync(stream.fileno())
+
+        self._try("write", path, write_in_place)
 
     def _write_new(self, path: str, content: Any) -> bool:
         """Do the work of `write_new` by exclusive creation, without retries."""

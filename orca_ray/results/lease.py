@@ -34,6 +34,11 @@ RENEW_SECONDS = 3.0
 """Seconds between two rewrites of the live state; requests are read as often."""
 EXPIRY_SECONDS = 30.0
 """Seconds without a new sequence number after which a driver counts as dead."""
+_MAX_FAILURE_CHARACTERS = 500
+"""Number of characters of an error message that a live state has.
+
+On a full disk, the live state must not outgrow the blocks of the previous one.
+"""
 
 
 class Lease:
@@ -97,18 +102,35 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: object
+    ) -> None:
         self._ended.set()
         self._thread.join()
         self._store.append_as(self._sweep, 0)
-        # If the store is gone or full, the lease expires by itself.
-        with contextlib.suppress(UserError):
+        # If the store is gone, the lease expires by itself.
+        with contextlib.suppress(UserError, FileNotFoundError):
             if not self._is_lost():
                 self._delete_carried_out()
+                failure = ""
+                if isinstance(error, UserError):
+                    failure = str(error)[:_MAX_FAILURE_CHARACTERS]
                 self._state = replace(
-                    self._state, running=(), num_running=0, seconds_left=None
+                    self._state,
+                    running=(),
+                    num_running=0,
+                    seconds_left=None,
+                    failure=failure,
                 )
-                self._rewrite(None)
+                self._write_end()
+
+    def _write_end(self) -> None:
+        """Write the live state of a driver that has ended, even if the disk is full."""
+        try:
+            self._rewrite(None)
+        except UserError:
+            path = live.path_of(self._sweep, self.number)
+            self._folder.overwrite(path, self._next_content(None))
 
     def publish(self, state: LiveState) -> None:
         """Set the live state to be stored next.
@@ -150,6 +172,7 @@ class Lease:
             num_running=0,
             paused=False,
             stopping=False,
+            failure="",
         )
         self.number = last_number + 1
         self._sequence = self._state.sequence

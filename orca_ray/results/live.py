@@ -184,6 +184,8 @@ class LiveState:
 
     None: no other sweep runs there.
     """
+    failure: str = ""
+    """Error message with which the last driver ended; "" if it ended without one."""
 
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text, with a checksum."""

@@ -55,7 +55,7 @@ class SweepStatus:
     """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` or ``dead``.
 
     ``stopped``: the driver ended before all trials had run. ``dead``: it was killed, or
-    could not write its end.
+    could not write its end, e.g. because the store could not be reached.
     """
     holder: Holder | None
     """The driver that runs the sweep, or that was killed; else None."""
@@ -77,6 +77,8 @@ class SweepStatus:
     """Limits of what runs at once."""
     share: float | None
     """Share of the cluster that the sweep may use; None: no other sweep runs there."""
+    failure: str
+    """Error message with which the last driver ended; "" if it ended without one."""
 
     @property
     def has_driver(self) -> bool:
@@ -195,6 +197,7 @@ def sweep_status(
         quarantined=list(live_state.quarantined),
         limits=live_state.limits,
         share=live_state.share,
+        failure=live_state.failure,
     )
 
 
@@ -397,7 +400,8 @@ def _repeated(
         pair: min(number, num_repeated[pair]) for pair, number in missing.items()
     }
     num_lost = sum(missing.values()) - sum(repeated.values())
-    if num_lost and live_state.holder is None:
+    ended_well = live_state.holder is None and not live_state.failure
+    if num_lost and ended_well:
         warn_once(
             f"{num_lost} trial(s) of {sweep} had ended, but {store.folder.name}/"
             f"{RECORDS.directory} has no record of them: a file was deleted, or could"

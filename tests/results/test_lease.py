@@ -1,7 +1,10 @@
 """The lease of a sweep, which one driver holds at a time, and the state of a sweep."""
 
+import errno
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,7 +186,7 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     assert len(won) == 1
     assert len(refused) == 5
     won[0].check()
-    won[0].__exit__()
+    won[0].__exit__(None, None, None)
 
 
 @BOTH
@@ -314,6 +317,37 @@ def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(
 def plan_method(method: str) -> list[SearchPlan]:
     """Return the plans of one method in the fake sweep."""
     return fake_searches(fake_spec(overrides=Overrides(methods=[method])))
+
+
+def test_a_driver_that_ends_because_the_disk_is_full_says_so(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: LocalFolder, path: str, content: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def append_to_a_full_disk() -> None:
+        with monkeypatch.context() as patch, make_lease(store):
+            patch.setattr(LocalFolder, "_write", refuse)
+            store.append([make_record("a")])
+
+    with pytest.raises(UserError, match="No space left"):
+        append_to_a_full_disk()
+    status = sweep_status(store, SWEEP)
+    assert status.state == "stopped"
+    assert status.holder is None
+    assert "No space left on device. Free some disk space" in status.failure
+    with make_lease(store):
+        assert read_state(store).failure == ""
+
+
+def test_a_store_that_is_gone_hides_no_error(store: ResultsStore) -> None:
+    def lose_the_store() -> None:
+        with make_lease(store):
+            shutil.rmtree(store.uri)
+            raise UserError("the first error")
+
+    with pytest.raises(UserError, match="the first error"):
+        lose_the_store()
 
 
 @pytest.mark.parametrize("repeats", [False, True])
