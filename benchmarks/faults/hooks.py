@@ -113,7 +113,8 @@ def _staging(store: Any, order: Path) -> None:
     """Kill the raylet or the GCS when the driver is about to stage the first data."""
     from orca_ray.sweep.executors.ray import RayExecutor
 
-    make = RayExecutor._make_stager
+    executor: Any = RayExecutor
+    make = executor._make_stager
 
     def lost(self: Any, *args: Any) -> Any:
         if order.exists():
@@ -124,7 +125,7 @@ def _staging(store: Any, order: Path) -> None:
                     order.rename(order.with_name("killed"))
         return make(self, *args)
 
-    RayExecutor._make_stager = lost  # type: ignore[method-assign]
+    executor._make_stager = lost
 
 
 def _closing(store: Any, order: Path) -> None:

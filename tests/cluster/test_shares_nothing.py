@@ -97,7 +97,9 @@ def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Clu
         "ORCA_LOCAL_FOLDER": str(folder),
         "ORCA_HEAD_CPUS": "0",
     }
-    with start_local_cluster(folder, "--isolated", nodes=3, **variables) as started:
+    with start_local_cluster(
+        folder, "--isolated", nodes=3, cpus=1, **variables
+    ) as started:
         head = str(urlsplit(started.dashboard).hostname)
         yield started
     assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(
