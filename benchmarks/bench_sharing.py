@@ -59,7 +59,7 @@ SETTLING_SECONDS = 60.0
 """Seconds from the first trial of the second sweep that are not counted."""
 LIMIT_SECONDS = 30.0
 """Seconds from the command that sets a limit that are not counted."""
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 """Seconds within which the first trial of a sweep must start."""
 
 
