@@ -258,6 +258,36 @@ def _json_lines(folder: Path) -> None:
     )
 
 
+def _unusual(name: str) -> Kind:
+    """Return the kind of saved data sets with a column of an unusual type of Arrow."""
+    return Kind(lambda folder: _write_unusual(folder, name), "saved")
+
+
+def _write_unusual(folder: Path, name: str) -> None:
+    import pyarrow as pa
+
+    numbers = np.arange(40) % 7
+    texts = pa.array([("Bern", "Oslo", "Zürich")[k % 3] for k in range(40)])
+    pairs = [[float(k), 1.0] for k in range(40)]
+    columns = {
+        "empty lists": pa.array([[]] * 40, pa.list_(pa.float32(), 0)),
+        "null": pa.nulls(40),
+        "run ends": pa.RunEndEncodedArray.from_arrays([15, 40], [1.0, 2.0]),
+        "texts by number": texts.dictionary_encode(),
+        "views": pa.array(pairs, pa.list_view(pa.float64())),
+        "text views": texts.cast(pa.string_view()),
+        "fields": pa.array([{"a": k, "b": None} for k in range(40)]),
+        "union": pa.UnionArray.from_sparse(
+            pa.array(numbers % 2, pa.int8()), [pa.array(numbers), texts]
+        ),
+    }
+    table = pa.table({"odd": columns[name], "age": numbers, "y": numbers % 2})
+    arrow_folder(folder / "saved", table.select(["age", "y"]).to_pandas())
+    path = str(folder / "saved" / "data-00000-of-00001.arrow")
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table)
+
+
 KINDS: Mapping[str, Kind] = {
     "npy": _arrays("x.npy"),
     "npz": _arrays("data.npz"),
@@ -288,5 +318,13 @@ KINDS: Mapping[str, Kind] = {
     "FLAC Ogg": Kind(_flac, "sounds"),
     "arrays": Kind(_array_folder, "arrays"),
     "task.yaml": Kind(_task_file, "task.yaml"),
+    "Arrow empty lists": _unusual("empty lists"),
+    "Arrow null": _unusual("null"),
+    "Arrow run ends": _unusual("run ends"),
+    "Arrow texts by number": _unusual("texts by number"),
+    "Arrow views": _unusual("views"),
+    "Arrow text views": _unusual("text views"),
+    "Arrow fields": _unusual("fields"),
+    "Arrow union": _unusual("union"),
 }
 """The kinds, by name."""

@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 Drawer = np.random.Generator
+_PNG = b"\x89PNG\r\n\x1a\n"
 _NUMBERS = (
     0,
     1,
@@ -129,11 +131,14 @@ def _change(folder: Path, drawer: Drawer) -> str:
         _integer,
         _number,
         _text,
+        _declared,
     ]
     if content.startswith(b"PK"):
         choices += [_member] * 8
     elif b"\x89HDF" in content[:1024]:
         choices += [_tree]
+    elif content.startswith(_PNG):
+        choices += [_png_size]
     elif path.suffix == ".json" or path.name.startswith(".z"):
         choices += [_json] * 14
     elif path.suffix in (".csv", ".tsv", ".yaml"):
@@ -254,6 +259,35 @@ def _integer(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
         content[:place] + packed + content[place + width :],
         f"{value} of {width} bytes at {place}",
     )
+
+
+def _declared(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
+    """Replace a small number wherever it occurs, as a size that is declared twice."""
+    width = int(drawer.choice([2, 4, 8]))
+    order = str(drawer.choice(["<", ">"]))
+    end = len(content) - len(content) % width
+    words = np.frombuffer(content[:end], f"{order}i{width}").copy()
+    sizes = np.unique(words[(words > 1) & (words < 1000)])
+    if not len(sizes):
+        return _integer(content, drawer)
+    size = int(drawer.choice(sizes))
+    value = _NUMBERS[int(drawer.integers(len(_NUMBERS)))] % 2 ** (8 * width - 1)
+    words[words == size] = value
+    return (
+        words.tobytes() + content[end:],
+        f"each {size} of {width} bytes becomes {value}",
+    )
+
+
+def _png_size(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
+    """Let a PNG declare another width or height, with the right checksum."""
+    value = _NUMBERS[int(drawer.integers(len(_NUMBERS)))] % 2**31
+    place = 16 + 4 * int(drawer.integers(2))
+    changed = bytearray(content)
+    changed[place : place + 4] = struct.pack(">I", value)
+    # The checksum of the first block is that of its name and its 13 bytes.
+    changed[29:33] = struct.pack(">I", zlib.crc32(changed[12:29]))
+    return bytes(changed), f"side at {place} of {value} pixels"
 
 
 def _tree(content: bytes, drawer: Drawer) -> tuple[bytes, str]:

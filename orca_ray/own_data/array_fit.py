@@ -114,14 +114,14 @@ def fit_array(
     """
     _check_equal_axes(data, summary)
     shape = next(iter(summary.shapes))
+    if all(0 in each for each in summary.shapes):
+        raise _without_values(data, shape)
     axes = _choose_axes(data, summary, options, notes, dense=dense)
     size = _choose_size(data, axes, summary, options, notes)
     spatial = _spatial_shape(shape, axes) if size is None else size
     num_channels = _num_channels(data.source, axes, summary)
     if 0 in (num_channels, *spatial):
-        raise UserError(
-            f"{data.source}: expected samples with values, found shape {list(shape)}"
-        )
+        raise _without_values(data, shape)
     keeps_shape = len(summary.shapes) == 1 and size is None
     is_vector = axes == "F"  # each feature has its own scale
     width = spatial[0] if is_vector else num_channels
@@ -136,6 +136,13 @@ def fit_array(
     )
     has_mask = options.mask and not keeps_shape and len(spatial) == 1
     return _with_statistics(data, train, unmeasured, notes, mask=has_mask)
+
+
+def _without_values(data: UserData, shape: Shape) -> UserError:
+    """Return the error for samples of a ``shape`` that has no values."""
+    return UserError(
+        f"{data.source}: expected samples with values, found shape {list(shape)}"
+    )
 
 
 def _check_equal_axes(data: UserData, summary: Survey) -> None:

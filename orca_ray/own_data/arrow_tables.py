@@ -29,6 +29,8 @@ from orca_ray.results.parquet import encoded_text_bytes
 
 CELL_BYTES = 64.0
 """Memory of one cell of a table."""
+NUMBER_BYTES = 8
+"""Memory of a number. Cells of a file may take less, and some types none."""
 
 
 def _read_cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
@@ -182,6 +184,9 @@ def _check_usable(source: str, table: pa.Table) -> None:
             )
     if not table.num_rows:
         raise UserError(f"{source}: expected rows, found none")
+    # Nulls and lists of size 0 take no bytes.
+    num_bytes = NUMBER_BYTES * table.num_rows * table.num_columns
+    check_growth(Path(source), num_bytes, table.nbytes, ", rows")
     check_expanded(source, table, table.nbytes)
     for field in table.schema:
         if types.is_binary(field.type):

@@ -22,7 +22,12 @@ from orca_ray.own_data import (
     Options,
     UserData,
 )
-from orca_ray.own_data.arrow_tables import CELL_BYTES, check_expanded, from_arrow
+from orca_ray.own_data.arrow_tables import (
+    CELL_BYTES,
+    NUMBER_BYTES,
+    check_expanded,
+    from_arrow,
+)
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
@@ -134,7 +139,9 @@ def _check_parquet_size(path: Path, meta: Any, stored: int) -> None:
     size = sum(
         meta.row_group(group).total_byte_size for group in range(meta.num_row_groups)
     )
-    check_growth(path, size, stored)
+    # Equal numbers in a row are stored once.
+    numbers = NUMBER_BYTES * meta.num_rows * meta.num_columns
+    check_growth(path, max(size, numbers), stored)
     cells = CELL_BYTES * meta.num_rows * meta.num_columns
     cache.check_memory(max(2.0 * size, cells), f"{path}: its table", "split it")
 

@@ -72,11 +72,36 @@ def _table(folder: Path, **columns: object) -> Path:
     return folder / "t.parquet"
 
 
+def _arrow(folder: Path, **columns: Any) -> Path:
+    """Write a saved data set with Arrow arrays as columns."""
+    path = arrow_folder(folder / "saved", pd.DataFrame({"y": [0]}))
+    table = pa.table(columns)
+    with pa.ipc.new_stream(str(path / ARROW), table.schema) as stream:
+        stream.write_table(table)
+    return path
+
+
+def _empty_lists(number: int) -> pa.Array:
+    kind = pa.list_(pa.float32(), 0)
+    numbers = pa.array([], pa.float32())
+    return pa.Array.from_buffers(kind, number, [None], children=[numbers])
+
+
+def _equal_numbers(folder: Path, number: int) -> Path:
+    """Write a Parquet file of some kilobytes with this many rows."""
+    part = pa.table({"x": np.zeros(2**20, np.int8), "y": np.zeros(2**20, np.int8)})
+    with parquet.ParquetWriter(folder / "t.parquet", part.schema) as writer:
+        for _ in range(number // 2**20):
+            writer.write_table(part)
+    return folder / "t.parquet"
+
+
 def _replaced(path: Path, old: bytes, new: bytes) -> Path:
     path.write_bytes(path.read_bytes().replace(old, new))
     return path
 
 
+ARROW = "data-00000-of-00001.arrow"
 OFFSETS = np.arange(1001, dtype=np.int32)
 LONG = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["x" * 10**6])
 MAP = pa.map_(pa.string(), pa.int64())
@@ -108,6 +133,22 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "lists": (
         lambda path: _table(path, t=pa.ListArray.from_arrays(OFFSETS, LONG)),
         "t.parquet: unfolds to more",
+    ),
+    "nulls": (
+        lambda path: _arrow(path, x=pa.nulls(2**25), y=pa.nulls(2**25)),
+        "saved: unfolds to more than 200 times its size, rows",
+    ),
+    "many empty lists": (
+        lambda path: _arrow(path, x=_empty_lists(2**25), y=pa.nulls(2**25)),
+        "saved: unfolds to more than 200 times its size, rows",
+    ),
+    "empty lists": (
+        lambda path: _arrow(path, x=_empty_lists(40), y=np.arange(40) % 2),
+        r"saved: expected samples with values, found shape \[0\]",
+    ),
+    "equal numbers": (
+        lambda path: _equal_numbers(path, 2**25),
+        "t.parquet: unfolds to more than 200 times its size",
     ),
     "bytes": (
         lambda path: _replaced(_table(path, t=["Bern"] * 1000), b"Bern", b"B\xe9rn"),
@@ -268,7 +309,6 @@ def npz(folder: Path, **arrays: Any) -> Path:
 
 
 TEXTS = ["b" * 10_000, *"a" * 399]
-ARROW = "data-00000-of-00001.arrow"
 
 
 @pytest.mark.parametrize(
