@@ -114,6 +114,9 @@ data gets another name.
 """
 GROUPED = 3
 """Version of the encoding of data with groups."""
+CLASSES_OF_TWO = 1
+"""Version of the splits of data with a class of two samples, which were once left out.
+"""
 _LAYERS = 4
 """Number of layers of the default body: that of the pocket tasks."""
 _IMBALANCE = 4.0
@@ -256,8 +259,7 @@ def _divide(
         raise UserError(
             f"{data.source}: no target; name a column, key or file with --target"
         )
-    least = own_splits.LEAST_PER_CLASS if test else 1
-    target = fit_target(data, data.y, options, notes, least=least)
+    target = fit_target(data, data.y, options, notes, test=test)
     if target.coding.form:
         data = replace(data, y=target.coding.encode(data.y))
     splits = own_splits.draw_splits(
@@ -492,6 +494,15 @@ def _class_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measure
     return _Measures(loss, metric, why)
 
 
+def _has_class_of_two(divided: _DividedData) -> bool:
+    """Return whether a class is too small for three splits, and has been kept."""
+    target = divided.target
+    if target.classes is None:
+        return False
+    counts = np.unique(target.classes[target.rows], return_counts=True)[1]
+    return int(counts.min()) == own_splits.LEAST_WITHOUT_TEST
+
+
 def _has_zero_field(divided: _DividedData) -> bool:
     """Return whether a target field of a sample is zero everywhere."""
     y = divided.y
@@ -515,7 +526,7 @@ def _declare_task(
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(
-        name=f"{BENCHMARK}/{slug}-{_digest(data, summary, options)}",
+        name=f"{BENCHMARK}/{slug}-{_digest(divided, summary)}",
         title=options.title or printable(stem),
         domain=_find_domain(data, preprocessing),
         input_shape=shape,
@@ -549,17 +560,21 @@ def _find_domain(data: UserData, preprocessing: Preprocessing) -> str:
     return "image" if len(encoder.shape) == 3 else "time series"
 
 
-def _digest(data: UserData, summary: Survey, options: Options) -> str:
+def _digest(divided: _DividedData, summary: Survey) -> str:
     """Return 6 hexadecimal digits of a hash of content and options.
 
     Names and texts for people do not change the hash.
     """
+    data = divided.data
+    options = divided.options
     hashed_options = options.model_dump(
         mode="json",
         exclude={"data", "name", "title", "licence", "citation", "reference"},
     )
     version = PREPARATION if data.groups is None else GROUPED
     header = [version, hashed_options, data.kind_hint, data.rate]
+    if _has_class_of_two(divided):
+        header.append(CLASSES_OF_TWO)
     columns = list(map(str, getattr(data.x, "columns", ())))
     shapes = [list(shape) for shape in sorted(summary.shapes)]
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())

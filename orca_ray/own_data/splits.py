@@ -1,6 +1,6 @@
 """Splits of own data, the same on every machine."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,10 @@ FEW_SAMPLES = 100
 """Number of samples below which a warning says that scores are rough."""
 LEAST_PER_CLASS = 3
 """Least number of samples of a class: one in each split."""
+LEAST_WITHOUT_TEST = 2
+"""Least number of samples of a class: one in train and one in validation."""
+MOST_LEFT_OUT = 0.1
+"""Largest share of the samples that is left out because their classes are small."""
 LEAST_HOLDOUT = 200
 """Number of samples from which a random test split is held out by default."""
 _TRIES = 50
@@ -37,6 +41,22 @@ _NAMES: Mapping[str, SplitName] = {
     "test": "test",
     "testing": "test",
 }
+
+
+def least_per_class(counts: Collection[int], options: Options) -> int:
+    """Return how many samples a class needs; smaller classes are left out.
+
+    ``counts`` are the numbers of samples of all classes. A class needs a sample in each
+    split. No test split is drawn, so that two samples are enough, if otherwise more
+    than `MOST_LEFT_OUT` of the samples would be left out.
+    """
+    if options.holdout:
+        return LEAST_PER_CLASS
+    usable = [count for count in counts if count >= LEAST_WITHOUT_TEST]
+    num_small = sum(count for count in usable if count < LEAST_PER_CLASS)
+    if num_small > MOST_LEFT_OUT * sum(usable):
+        return LEAST_WITHOUT_TEST
+    return LEAST_PER_CLASS
 
 
 class _Shares(NamedTuple):
@@ -62,7 +82,8 @@ def draw_splits(
     equal share of each class; ``classes`` [N] are class numbers (None: no classes).
 
     ``options.holdout`` says whether test is held out. By default, it is if the data
-    have times, declare a test split, or have at least `LEAST_HOLDOUT` samples.
+    have times, declare a test split, or have at least `LEAST_HOLDOUT` samples, and
+    `LEAST_PER_CLASS` of each class.
     ``test``: whether there may be a test split at all.
 
     Raises UserError for too few samples, groups or times, unknown names of declared
@@ -76,7 +97,7 @@ def draw_splits(
     if len(rows) < FEW_SAMPLES:
         notes.warn(f"{len(rows)} samples are few: scores will be rough")
     if test:
-        is_held_out, why = _decide_holdout(data, rows, options)
+        is_held_out, why = _decide_holdout(data, rows, classes, options)
     else:
         is_held_out = False
         why = "no test split is wanted"
@@ -144,15 +165,22 @@ def _split_at_random(
 
 
 def _decide_holdout(
-    data: UserData, rows: Indices, options: Options
+    data: UserData, rows: Indices, classes: Array | None, options: Options
 ) -> tuple[bool, str]:
-    """Return whether a test split is held out, and why."""
+    """Return whether a test split is held out, and why.
+
+    ``classes``: see `draw_splits`.
+    """
     if options.holdout is not None:
         return options.holdout, "given"
     if data.splits is not None and "test" in declared_names(data, rows):
         return True, "the data declare a test split"
     if data.splits is None and data.times is not None:
         return True, "the latest samples show how later ones are predicted"
+    if classes is not None:
+        smallest = np.unique(classes[rows], return_counts=True)[1].min()
+        if smallest < LEAST_PER_CLASS:
+            return False, f"a class has {smallest} samples, for train and validation"
     if len(rows) >= LEAST_HOLDOUT:
         return True, f"{len(rows)} samples are enough"
     return False, f"{len(rows)} samples are fewer than {LEAST_HOLDOUT}"

@@ -19,7 +19,7 @@ from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.amounts import AmountForm, find_amount_form, parse_amounts
-from orca_ray.own_data.splits import LEAST_PER_CLASS
+from orca_ray.own_data.splits import LEAST_PER_CLASS, least_per_class
 
 
 class TargetCoding(BaseModel):
@@ -245,12 +245,12 @@ def fit_target(
     options: Options,
     notes: Notes,
     *,
-    least: int = LEAST_PER_CLASS,
+    test: bool = True,
 ) -> FittedTarget:
     """Return the coding of the targets ``y``.
 
-    Samples without a target are left out, and so are those of a class with fewer than
-    ``least`` samples.
+    Samples without a target are left out, and so are those of a class with fewer
+    samples than `least_per_class`, unless there is no ``test`` split at all.
 
     Raises UserError for a single class, a constant number, different labels with the
     same text (1 and "1"), and targets that do not fit ``options.kind``.
@@ -266,7 +266,7 @@ def fit_target(
     if y.ndim == 2 and len(data.target_names) == y.shape[1]:
         columns = tuple(data.target_names)
     if kind == "classes":
-        fitted = _fit_classes(data, y, columns, notes, least)
+        fitted = _fit_classes(data, y, columns, options if test else None, notes)
         description = f"{len(fitted.coding.label_names)} classes"
     elif kind == "labels":
         fitted = _fit_labels(data, y, columns)
@@ -346,13 +346,18 @@ def _guess_kind_of_columns(data: UserData, y: Array) -> tuple[TargetKind, str]:
 
 
 def _fit_classes(
-    data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, least: int
+    data: UserData,
+    y: Array,
+    columns: tuple[str, ...],
+    options: Options | None,
+    notes: Notes,
 ) -> FittedTarget:
-    """Return the coding of the classes that have at least ``least`` samples.
+    """Return the coding of the classes that have enough samples.
 
     Samples of other classes are left out.
 
-    ``columns``: names of the columns of classes that are given as [N, K].
+    ``columns``: names of the columns of classes that are given as [N, K]. ``options``:
+    those for `least_per_class`; None: one sample is enough.
     """
     one_hot: tuple[str, ...] = ()
     if y.ndim == 2:
@@ -368,6 +373,7 @@ def _fit_classes(
     coding = TargetCoding(kind="classes", one_hot=one_hot)
     texts = coding.texts(y)
     counts = Counter(text for text in texts if text is not None)
+    least = 1 if options is None else least_per_class(counts.values(), options)
     rare = {text for text, count in counts.items() if count < least}
     names = _sorted_names(text for text in counts if text not in rare)
     _check_classes(data.source, counts, names, least)

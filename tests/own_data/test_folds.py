@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.folds import plan_folds
 from orca_ray.own_data.infer_task import Inferred, infer
@@ -35,6 +36,11 @@ def folds(result: Inferred) -> tuple[Array, Array]:
     assert result.folds is not None
     rows = [result.splits["train"], result.splits["validation"]]
     return result.folds, np.concatenate(rows)
+
+
+def why(result: Inferred, what: str) -> str:
+    """Return the reason of the finding about a property."""
+    return next(finding.why for finding in result.findings if finding.what == what)
 
 
 def are_undivided(draws: Array, units: Array) -> bool:
@@ -219,3 +225,37 @@ def test_the_outer_test_is_held_out_by_default_where_data_allow(
     assert ("test" in result.splits) == (num_test > 0)
     expected = f"{num_test} samples" if num_test else "none"
     assert found(result, "holdout").startswith(expected)
+
+
+@pytest.mark.parametrize("num_classes", [52, 120])
+def test_classes_of_two_samples_have_two_folds_and_no_test(num_classes: int) -> None:
+    y = np.char.add("k", np.repeat(np.arange(num_classes), 2).astype(str))
+    result = inferred(len(y), y)
+    assert result.task.target.size == num_classes
+    assert set(result.splits) == {"train", "validation"}
+    assert "a class has 2 samples" in why(result, "holdout")
+    draws, rows = folds(result)
+    assert draws.max() == 2
+    for draw in draws:
+        for fold in (1, 2):
+            assert len(set(y[rows[draw == fold]])) == num_classes
+    with pytest.raises(UserError, match="two classes of 3 samples or more"):
+        inferred(len(y), y, Options(holdout=True))
+
+
+def test_single_samples_and_few_of_classes_of_two_are_left_out() -> None:
+    y = np.repeat(np.arange(24).astype(str), [1, *[2] * 20, 1, 1, 2])
+    result = inferred(len(y), y)
+    assert result.task.target.size == 21
+    assert "classes with fewer than 2 samples" in " ".join(result.warnings)
+    few = inferred(y=np.repeat(["a", "b", "c"], [2, 28, 30]))
+    assert few.task.target.size == 2
+
+
+def test_declared_splits_keep_classes_of_two_training_samples() -> None:
+    y = np.tile(np.arange(20).astype(str), 4)
+    declared = np.repeat(["train", "test"], 40)
+    result = inferred(len(y), y, splits=declared)
+    draws, _ = folds(result)
+    assert draws.max() == 2
+    assert len(result.splits["test"]) == 40

@@ -151,7 +151,7 @@ DECLARED = np.array(["train"] * 40 + ["test"] * 20)
         (SERIES[:6], Y[:6], {}, "expected at least 10 samples with a target, found 6"),
         (
             SERIES[:9],
-            np.repeat(list("abcd"), [2, 2, 2, 3]),
+            np.repeat(list("abcd"), [1, 1, 1, 6]),
             {},
             "two classes of 3 samples or more are needed, found d",
         ),
@@ -163,7 +163,7 @@ DECLARED = np.array(["train"] * 40 + ["test"] * 20)
         ),
         (
             SERIES,
-            np.array([f"n{k // 2}" for k in range(60)]),
+            np.array([f"n{max(k, 2)}" for k in range(60)]),
             {},
             "two classes of 3 samples or more are needed",
         ),
