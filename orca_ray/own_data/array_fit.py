@@ -235,6 +235,8 @@ def _evenly_spaced(rows: Indices, most: int) -> Indices:
     return rows[places.astype(np.int64)]
 
 
+_MOST_TARGETS = 16
+"""Largest number of targets from which features, not series, are inferred."""
 _ALLOWED_AXES = {1: ("L", "F"), 2: ("CL", "LC", "HW"), 3: ("CHW", "HWC")}
 """Axes that samples may have, by their number."""
 
@@ -278,6 +280,9 @@ def _guess_axes(
             return "L", "lengths differ, so each sample is a series"
         if _scales_differ(data):
             return "F", "columns have different scales"
+        num_targets = data.y.shape[1] if dense and data.y is not None else 0
+        if 0 < num_targets <= _MOST_TARGETS and num_targets != shape[0]:
+            return "F", f"the targets are {num_targets} numbers, not a series"
         return "L", "all columns have one scale"
     if len(shape) == 3:
         if shape[2] < min(shape[:2]):

@@ -117,6 +117,9 @@ GROUPED = 3
 CLASSES_OF_TWO = 1
 """Version of the splits of data with a class of two samples, which were once left out.
 """
+SEVERAL_NUMBERS = 2
+"""Version of arrays of features with several numbers as targets, once read as fields.
+"""
 _LAYERS = 4
 """Number of layers of the default body: that of the pocket tasks."""
 _IMBALANCE = 4.0
@@ -230,8 +233,9 @@ def infer(
         encoder=encoder,
         target=coding,
     )
-    measures = _choose_measures(divided, is_class_absent=is_class_absent)
-    task = _declare_task(divided, preprocessing, summary, measures)
+    domain = _find_domain(divided.data, preprocessing)
+    measures = _choose_measures(divided, domain, is_class_absent=is_class_absent)
+    task = _declare_task(divided, preprocessing, summary, measures, domain)
     body = _choose_body(task, options, notes, gpus=gpus)
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
@@ -434,14 +438,17 @@ class _Measures:
     why: str
 
 
-def _choose_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
+def _choose_measures(
+    divided: _DividedData, domain: str, *, is_class_absent: bool
+) -> _Measures:
     """Return loss and metric, as given or inferred, and add them to the findings.
 
+    ``domain``: that of the task.
     ``is_class_absent``: whether a split or a fold lacks a class. Raises UserError for
     unknown names in the options.
     """
     options = divided.options
-    default = _default_measures(divided, is_class_absent=is_class_absent)
+    default = _default_measures(divided, domain, is_class_absent=is_class_absent)
     loss = options.loss or default.loss
     metric = options.metric or default.metric
     if options.loss:
@@ -457,7 +464,9 @@ def _choose_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measur
     return _Measures(loss, metric, default.why)
 
 
-def _default_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measures:
+def _default_measures(
+    divided: _DividedData, domain: str, *, is_class_absent: bool
+) -> _Measures:
     """Return the usual loss and metric of the target's kind."""
     kind = divided.target.coding.kind
     if kind == "classes":
@@ -466,7 +475,7 @@ def _default_measures(divided: _DividedData, *, is_class_absent: bool) -> _Measu
         return _Measures("bce", "one_minus_auroc", "usual for the kind of target")
     if kind == "scalar":
         return _Measures("mse", "rmse", "usual for the kind of target")
-    if divided.data.kind_hint == "table":
+    if domain == "tabular":
         return _Measures("mse", "rmse", "several numbers")
     if _has_zero_field(divided):
         return _Measures("rmse", "rmse", "some fields are zero")
@@ -516,6 +525,7 @@ def _declare_task(
     preprocessing: Preprocessing,
     summary: Survey,
     measures: _Measures,
+    domain: str,
 ) -> Task:
     """Return the declaration of the task."""
     data = divided.data
@@ -526,9 +536,9 @@ def _declare_task(
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(
-        name=f"{BENCHMARK}/{slug}-{_digest(divided, summary)}",
+        name=f"{BENCHMARK}/{slug}-{_digest(divided, summary, domain)}",
         title=options.title or printable(stem),
-        domain=_find_domain(data, preprocessing),
+        domain=domain,
         input_shape=shape,
         target=preprocessing.target.target,
         loss=measures.loss,
@@ -552,15 +562,17 @@ def _find_domain(data: UserData, preprocessing: Preprocessing) -> str:
     encoder = preprocessing.encoder
     if isinstance(encoder, AudioInputs):
         return "audio"
-    if preprocessing.target.kind == "dense" and data.kind_hint == "array":
-        return "field"
     is_features = isinstance(encoder, ArrayInputs) and encoder.per_feature
+    target = preprocessing.target
+    has_numbers = len(target.shape) == 1 and target.shape != encoder.shape[1:]
+    if target.kind == "dense" and data.kind_hint == "array":
+        return "tabular" if is_features and has_numbers else "field"
     if data.kind_hint == "table" or is_features:
         return "tabular"
     return "image" if len(encoder.shape) == 3 else "time series"
 
 
-def _digest(divided: _DividedData, summary: Survey) -> str:
+def _digest(divided: _DividedData, summary: Survey, domain: str) -> str:
     """Return 6 hexadecimal digits of a hash of content and options.
 
     Names and texts for people do not change the hash.
@@ -575,6 +587,9 @@ def _digest(divided: _DividedData, summary: Survey) -> str:
     header = [version, hashed_options, data.kind_hint, data.rate]
     if _has_class_of_two(divided):
         header.append(CLASSES_OF_TWO)
+    is_array = data.kind_hint == "array"
+    if is_array and domain == "tabular" and divided.target.coding.kind == "dense":
+        header.append(SEVERAL_NUMBERS)
     columns = list(map(str, getattr(data.x, "columns", ())))
     shapes = [list(shape) for shape in sorted(summary.shapes)]
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())

@@ -124,13 +124,13 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
 def _statistics(inferred: Inferred, data: UserData, train_y: Array) -> dict[str, Array]:
     """Return mean and deviation of targets that are numbers or fields.
 
-    They are those of all values or, for a table, of each column.
+    They are those of all values or, for a table or features, of each column.
     """
     if inferred.preprocessing.target.kind not in ("scalar", "dense"):
         return {}
     # About 4096 evenly spaced samples.
     sample = train_y[:: max(1, len(train_y) // 4096)]
-    if data.kind_hint == "table":
+    if inferred.task.domain == "tabular":
         mean, std = splits.statistics(sample, (0,))
         shape = train_y.shape[1:]
     else:

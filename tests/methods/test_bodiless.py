@@ -271,6 +271,11 @@ def test_operations_are_unknown_for_inputs_without_a_shape(method: str) -> None:
         ),
         ("gradient_boosting", FIELD, r"not a field of shape \(16,\)"),
         (
+            "kernel_ridge",
+            replace(make_task(Target("dense", shape=(65,))), domain="tabular"),
+            "at most 64 numbers, not 65",
+        ),
+        (
             "gradient_boosting",
             make_task(CLASSES, (3, 40, 40)),
             r"4800 values \(shape \(3, 40, 40\)\).* at most 4096",

@@ -151,6 +151,41 @@ def test_constant_values_of_a_table_change_nothing(method: str, case: Case) -> N
 
 
 @pytest.mark.parametrize(
+    ("method", "largest_score"),
+    [("forest", 60.0), ("kernel_ridge", 58.0), ("gradient_boosting", 63.0)],
+)
+def test_no_number_of_several_dominates_and_their_model_is_stored_and_exported(
+    method: str, largest_score: float, tmp_path: Path
+) -> None:
+    """The second number is the disease score, the first one is not predictable."""
+
+    def fit_two(scale: float) -> TrialTrainer:
+        def load(**options: Any) -> tuple[np.ndarray, np.ndarray]:
+            x, y = datasets.load_diabetes(**options)
+            noise = np.random.default_rng(0).normal(size=len(y))
+            return x, np.stack([scale * noise, y], axis=1)
+
+        return fit(method, (load, Target("dense", shape=(2,)), (1, 10), "tabular"))
+
+    trial = fit_two(1.0)
+    test = trial.trial.data.test
+    model = Predictor(trial.snapshot(), device="cpu")
+    outputs = model.outputs(test.x[:])
+    assert outputs.shape == (len(test.x), 2)
+    errors = np.asarray(test.y) - outputs
+    assert np.sqrt((errors[:, 1] ** 2).mean()) < largest_score
+    scaled_outputs = Predictor(fit_two(1e4).snapshot(), device="cpu").outputs(test.x[:])
+    if method != "gradient_boosting":  # its epochs are compared by the task's metric
+        np.testing.assert_allclose(scaled_outputs[:, 1], outputs[:, 1], rtol=0.02)
+    model.save(tmp_path / "model")
+    loaded = Predictor.load(tmp_path / "model", device="cpu")
+    np.testing.assert_array_equal(loaded.outputs(test.x[:]), outputs)
+    exported = export_model(model, "torch", tmp_path / "network.pt2")
+    assert exported.difference is not None
+    assert exported.difference < 1e-4
+
+
+@pytest.mark.parametrize(
     "shape", [(14, 30), (40, 6)], ids=["more features", "more samples"]
 )
 def test_left_out_predictions_are_those_of_regressions_on_all_others(
@@ -439,6 +474,7 @@ EXHAUSTIVE = pytest.mark.exhaustive
         pytest.param(CLASSES, (1, 12, 30), "audio", marks=EXHAUSTIVE),
         (Target("labels", 2), (3, 9, 20), "image"),
         (Target("dense", shape=(40, 40)), (2, 40, 40), "field"),
+        (Target("dense", shape=(3,)), (1, 6), "tabular"),
     ],
 )
 def test_methods_take_any_kind_of_data_and_can_be_exported(
@@ -448,8 +484,11 @@ def test_methods_take_any_kind_of_data_and_can_be_exported(
     task = replace(make_task(target, shape), domain=domain)
     largest_score = {"scalar": 0.9, "dense": 0.6}.get(target.kind, 0.4)
     methods = ["linear", "nearest"]
-    if target.kind != "dense":
+    if target.kind != "dense" or domain == "tabular":
         methods += ["forest", "kernel_ridge"]
+    if domain == "tabular":
+        pytest.importorskip("lightgbm")
+        methods.append("gradient_boosting")
     if domain == "time series":
         methods.append("minirocket_hydra")
     for method in methods:
@@ -482,3 +521,19 @@ def test_more_samples_than_the_method_stores_are_refused(
     state["values"] = torch.zeros(keys, 1, dtype=body.values.dtype)
     with pytest.raises(UserError, match=message):
         body.load_state_dict(state)
+
+
+def test_the_nearest_of_classes_of_one_sample_is_the_class_of_the_nearest() -> None:
+    """Leave-one-out cannot choose, as no other sample has the class left out."""
+    task = replace(make_task(Target("classes", 20), (1, 5)), domain="tabular")
+    x = np.random.default_rng(0).normal(size=(20, 1, 5)).astype(np.float32)
+    split = Split(x, np.arange(20))
+    splits: dict[SplitName, Split] = {
+        "train": split,
+        "validation": split,
+        "test": split,
+    }
+    data = replace(make_data(task), splits=splits)
+    trial = start(NO_BODY, "nearest", task=task, data=data, hyperparameters={})
+    run(trial)
+    assert trial.result().test_score == 0

@@ -10,6 +10,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.infer_task import Inferred, Preprocessing, infer
+from orca_ray.own_data.registration import in_memory
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
@@ -469,3 +470,21 @@ def test_too_large_numbers_count_as_missing() -> None:
     x = inferred(large, Y).preprocessing.inputs(UserData(x=large))
     assert x[0, 0, 0] == 0
     assert np.isfinite(x).all()
+
+
+@pytest.mark.parametrize("scales", [1.0, [1.0, 100.0, 1.0, 1.0, 0.01, 1.0]])
+def test_several_numbers_of_features_are_a_table_with_a_scale_for_each(
+    scales: Any,
+) -> None:
+    x = RNG.normal(size=(60, 6)) * scales
+    y = x[:, :3] * [1, 10, 1000]
+    result = inferred(x, y)
+    assert result.task.domain == "tabular"
+    assert result.task.target.shape == (3,)
+    assert result.task.metric == "rmse"
+    prepared = in_memory(result, UserData(x=x, y=y))
+    assert prepared.y_std is not None
+    train_y = prepared.train.y[:]
+    np.testing.assert_allclose(prepared.y_std, train_y.std(axis=0), rtol=1e-5)
+    assert inferred(x, y, Options(axes="NL")).task.domain == "field"
+    assert inferred(x, np.roll(x, 1)).task.domain == "field"

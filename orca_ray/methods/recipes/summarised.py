@@ -11,9 +11,9 @@ chosen within the training samples.
 
 ``gradient_boosting`` is the usual baseline for tables: trees of LightGBM on the values
 themselves. An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree
-for each class if there are more than two. For a target of several labels, each label
-has a booster. The trees of the best epoch on validation data are kept. The trees
-minimise log loss or squared error instead of the task's loss; the task's metric
+for each class if there are more than two. For a target of several labels or numbers,
+each of them has a booster. The trees of the best epoch on validation data are kept. The
+trees minimise log loss or squared error instead of the task's loss; the task's metric
 compares the epochs. Missing values are allowed.
 """
 
@@ -39,6 +39,8 @@ _MOST_WEIGHTS = 2**26
 """Largest number of weights between an input and an output."""
 MAX_FEATURES = 4096
 """Largest number of values of an input for ``gradient_boosting``."""
+MOST_NUMBERS = 64
+"""Largest number of targets of a table for methods that predict no fields."""
 
 
 def _features(task: "Task") -> str:
@@ -55,16 +57,27 @@ def _features(task: "Task") -> str:
     return "audio" if task.domain == "audio" else "image"
 
 
+def _has_several_numbers(task: "Task") -> bool:
+    """Return whether the targets are columns of numbers of a table."""
+    return task.domain in TABLES and len(task.target.shape) == 1
+
+
 def _problem(task: "Task", *, fields: bool = True) -> str | None:
     """Return why a method cannot adapt to ``task``; None if it can.
 
     ``fields``: whether the method can predict fields.
     """
     if not fields and task.target.kind == "dense":
-        return (
-            "it predicts classes, labels or one number, not a field of shape"
-            f" {task.target.shape}"
-        )
+        if not _has_several_numbers(task):
+            return (
+                "it predicts classes, labels, one number or several numbers of a table,"
+                f" not a field of shape {task.target.shape}"
+            )
+        if task.target.num_outputs > MOST_NUMBERS:
+            return (
+                f"it predicts at most {MOST_NUMBERS} numbers, not"
+                f" {task.target.num_outputs}"
+            )
     if task.input_shape is None:
         return None
     num_inputs = math.prod(task.input_shape) if _features(task) == "values" else 1

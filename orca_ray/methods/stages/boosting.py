@@ -143,7 +143,7 @@ class BoostingStage(FittedStage):
         # The first copy draws as earlier versions did, which had no copies.
         draw = (epoch, copy) if copy else (epoch,)
         num_classes = 1
-        if target.kind == "scalar":
+        if target.kind in ("scalar", "dense"):
             objective = "regression"
             metric = "l2"
         elif target.kind == "classes" and target.size > 2:

@@ -5,7 +5,7 @@ from torch import nn
 from orca_ray.methods.options import ForestConfig
 from orca_ray.methods.stages.fitted import FittedStage
 from orca_ray.methods.stages.training_features import (
-    regression_targets,
+    scaled_targets,
     training_features,
     training_rows,
     varying_columns,
@@ -13,7 +13,7 @@ from orca_ray.methods.stages.training_features import (
 from orca_ray.methods.stages.trial import NetworkRequest
 from orca_ray.models.body import Body
 from orca_ray.models.features import ProbabilityHead
-from orca_ray.models.trees import ForestBody, read_sklearn_tree, renumber_features
+from orca_ray.models.trees import ForestBody, Tree, read_sklearn_tree, renumber_features
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -46,9 +46,10 @@ class ForestStage(FittedStage):
         rows = training_rows(trial, columns=columns)
         features = training_features(trial, rows, encoded=False, columns=columns)
         x = features.cpu().numpy()
-        y = regression_targets(trial).numpy()[rows].squeeze()
+        targets, scales = scaled_targets(trial, rows)
+        y = targets.numpy().squeeze()
         bag = min(len(rows), MOST_BAG)
-        if trial.task.target.kind == "scalar":
+        if trial.task.target.kind in ("scalar", "dense"):
             max_features: str | float = 1 / 3
             least_leaf = 2
         else:
@@ -71,5 +72,8 @@ class ForestStage(FittedStage):
         for num_trees in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=num_trees).fit(x, y)
-        trees = [read_sklearn_tree(tree.tree_) for tree in forest.estimators_]
+        trees = list[Tree]()
+        for estimator in forest.estimators_:
+            tree = read_sklearn_tree(estimator.tree_)
+            trees.append(tree._replace(values=tree.values * scales.numpy()))
         body.add_trees(renumber_features(trees, columns))

@@ -12,7 +12,7 @@ from orca_ray.methods.stages.fitted import FittedStage
 from orca_ray.methods.stages.ridge import FINE_PENALTIES, scale_search
 from orca_ray.methods.stages.ridge_regression import least_left_out, standardise
 from orca_ray.methods.stages.training_features import (
-    regression_targets,
+    scaled_targets,
     training_features,
     training_rows,
     varying_columns,
@@ -94,7 +94,7 @@ class KernelStage(FittedStage):
         """
         note_progress()
         trial = self._trial
-        y = regression_targets(trial)[rows].to(trial.device)
+        y, scales = (part.to(trial.device) for part in scaled_targets(trial, rows))
         body.scale = scale
         num_landmarks = max(2, min(MOST_LANDMARKS, _MOST_STORED // len(scale)))
         body.keys = body.standardised(features[:num_landmarks]).half()
@@ -124,10 +124,12 @@ class KernelStage(FittedStage):
                 lambda residuals: float(residuals.square().mean()),
             )
             factor = 1.0
-        body.values = factor * torch.linalg.solve_triangular(
-            root.T, fit.weight, upper=True
+        body.values = (
+            factor
+            * scales
+            * torch.linalg.solve_triangular(root.T, fit.weight, upper=True)
         )
-        body.weights = factor * (y.mean(dim=0) - mean @ fit.weight)
+        body.weights = factor * scales * (y.mean(dim=0) - mean @ fit.weight)
         return fit.loss
 
 

@@ -75,9 +75,16 @@ class NearestStage(FittedStage):
         """Return the number of neighbours that predicts left-out samples best.
 
         Return None if each number of `NEIGHBOURS` is as large as the number of training
-        samples ``rows`` or larger, or if no score is finite.
+        samples ``rows`` or larger, or if no score is finite. Return 1 if each class has
+        a single sample, because no number predicts a left-out class then.
         """
         trial = self._trial
+        if trial.task.target.kind == "classes" and len(rows) > 1:
+            counts = np.unique(
+                np.asarray(trial.data.train.y)[rows], return_counts=True
+            )[1]
+            if counts.max() == 1:
+                return 1
         random = np.random.default_rng(derive_seed(trial.seed, "queries"))
         queries = random.permutation(len(rows))[:_QUERIES]
         # The nearest one is left out: it is the sample itself, or equal to it.

@@ -43,6 +43,20 @@ def regression_targets(trial: Trial) -> Tensor:
     return y.double().reshape(len(y), -1)
 
 
+def scaled_targets(trial: Trial, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return `regression_targets` [n, K] of ``rows`` over their scales, and the scales.
+
+    For several numbers, the scales [K] are deviations, so that no number counts for
+    more than another in a common choice. Otherwise, they are 1.
+    """
+    y = regression_targets(trial)[rows]
+    scales = torch.ones(y.shape[1], dtype=y.dtype)
+    if trial.task.target.kind == "dense":
+        deviations = y.std(dim=0, correction=0)
+        scales = torch.where(deviations > 0, deviations, scales)
+    return y / scales, scales
+
+
 @torch.no_grad()
 def varying_columns(trial: Trial) -> Columns:
     """Return the features of a table or field that differ among training samples.
