@@ -185,7 +185,8 @@ def test_the_command_names_a_damaged_hdf5_file(
     data = self_pointing(tmp_path, place, x=X, y=np.arange(len(X)))
     out = tmp_path / "out.parquet"
     code = "from orca_ray.cli.main import entry; entry()"
-    command = [sys.executable, "-c", code, "predict", folder, data, "-o", out]
+    arguments = ["predict", str(folder), str(data), "-o", str(out)]
+    command = [sys.executable, "-c", code, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     message = " ".join(ended.stderr.split())
     assert ended.returncode == 2, message
