@@ -1,5 +1,5 @@
-"""Time and memory of a leaderboard's board from a compacted store, beside pandas and
-one JSON file per record.
+"""Time and memory of a leaderboard's board and page from a compacted store, beside
+pandas and one JSON file per record.
 
 ``python benchmarks/bench_leaderboard.py [--records 100000 1000000 10000000]
 [--json-files 20000] [--points 100000000] [--dir DIR]``. A store has 60 tasks and 20
@@ -41,6 +41,9 @@ GOALS = {
     10_000_000: "10 s and 1000 MB",
 }
 """What the board of a store of so many records should take at most."""
+MOST_PAGE_RECORDS = 1_000_000
+"""Largest store of which the HTML page is made."""
+PAGE_GOAL = "500 MB"
 CURVE_EPOCHS = 100
 
 
@@ -71,6 +74,8 @@ def main() -> None:
             write_store(path, number)
             goal = GOALS.get(number, "")
             _report(f"board of {number:,} records", "board", path, goal)
+            if number <= MOST_PAGE_RECORDS:
+                _report(f"page of {number:,} records", "page", path, PAGE_GOAL)
         if options.json_files:
             path = Path(directory) / "json"
             number = options.json_files
@@ -124,6 +129,15 @@ def measure_board(path: str) -> dict[str, Any]:
     return _used(scores=len(board.scores))
 
 
+def measure_page(path: str) -> dict[str, Any]:
+    """Make the HTML page of a board, as ``orca-sweep leaderboard --format html``."""
+    from orca_ray.cli.boards import BoardOptions, load_board
+    from orca_ray.leaderboard import render
+
+    report = load_board(BENCHMARK, BoardOptions(results=path))
+    return _used(characters=len(str(render(report, "html"))))
+
+
 def measure_json(path: str) -> dict[str, Any]:
     """Compute mean scores from one JSON file per record with pandas."""
     import pandas as pd
@@ -153,6 +167,7 @@ def _measure_curves(path: str, number: int) -> dict[str, Any]:
 
 MEASUREMENTS = {
     "board": measure_board,
+    "page": measure_page,
     "json": measure_json,
     "curve": measure_curve,
     "curves": measure_curves,

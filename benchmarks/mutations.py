@@ -148,6 +148,20 @@ def _change(folder: Path, drawer: Drawer) -> str:
     return f"{name}: {what}"
 
 
+def mutate_bytes(content: bytes, drawer: Drawer) -> tuple[bytes, str]:
+    """Return ``content`` with one change, and the change in words."""
+    changes: list[Callable[[bytes, Drawer], tuple[bytes, str]]] = [
+        _bits,
+        _block,
+        _cut,
+        _integer,
+        _number,
+        _text,
+        _declared,
+    ]
+    return changes[int(drawer.integers(len(changes)))](content, drawer)
+
+
 def _of_files(path: Path, files: list[Path], name: str, drawer: Drawer) -> str:
     other = files[int(drawer.integers(len(files)))]
     what = (

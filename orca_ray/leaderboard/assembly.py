@@ -17,6 +17,7 @@ from orca_ray.leaderboard.board import Board, empty_board
 from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
 from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport, subset
 from orca_ray.leaderboard.page import chosen_pictures
+from orca_ray.leaderboard.page.data import MAX_RECORDS, RECORD_COLUMNS, is_kept
 from orca_ray.leaderboard.published import published_for
 from orca_ray.leaderboard.selection import STATE
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
@@ -147,15 +148,30 @@ def effects_report(
 
 
 def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
-    """Return the records of a board's tasks and methods."""
+    """Return the records of a board's tasks and methods that its page holds.
+
+    Of more than `MAX_RECORDS`, it holds few. They are chosen by batches, because all
+    records would take a gigabyte of memory for a million of them.
+    """
     wanted = {
         "benchmark": [board.benchmark],
         "sweep": [board.sweep],
         "protocol": [board.protocol],
         "task": board.tasks,
     }
-    records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
-    return records[board.labels(records).isin(board.methods)]
+    all_positions = [np.empty(0, np.int64)]
+    kept_positions = [np.empty(0, np.int64)]
+    columns = ["trial_key", "status", "method", "body"]
+    for positions, table in scan.batches(columns, wanted):
+        records = to_frame(table)
+        is_of_board = board.labels(records).isin(board.methods).to_numpy()
+        is_on_page = is_of_board & is_kept(board, records).to_numpy()
+        all_positions.append(positions[is_of_board])
+        kept_positions.append(positions[is_on_page])
+    chosen = np.concatenate(all_positions)
+    if len(chosen) > MAX_RECORDS:
+        chosen = np.concatenate(kept_positions)
+    return to_frame(scan.take(np.sort(chosen), RECORD_COLUMNS))
 
 
 def _positions(

@@ -76,7 +76,10 @@ class BoardReport:
     Returns None if they cannot be read.
     """
     read_records: Callable[[], pd.DataFrame] | None = None
-    """Reads the records of the board's sweep; see `ResultsStore.records`."""
+    """Reads the records of the board's sweep; see `ResultsStore.records`.
+
+    Of a sweep with many trials, those that a page does not hold may be left out.
+    """
     read_searches: Callable[[], pd.DataFrame | None] | None = None
     """Reads the search trials of the board's sweep, as `read_searches` returns them."""
     read_artefacts: Callable[[], Mapping[str, Sequence[Mapping[str, Any]]]] | None = (

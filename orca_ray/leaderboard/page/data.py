@@ -76,6 +76,16 @@ _COLUMNS = (
 
 Key, task, method, scores and hyper-parameters are shown, too.
 """
+RECORD_COLUMNS = (
+    "trial_key",
+    "task",
+    "method",
+    "test_score",
+    "validation_score",
+    "hyperparameters",
+    *_COLUMNS,
+)
+"""Columns of records that a page is made of."""
 _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
 """Significant digits of columns by a word in their name; all others are exact."""
 
@@ -279,13 +289,16 @@ class _ShownRecords(NamedTuple):
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> _ShownRecords:
-    """Return the records that a page holds; see `MAX_RECORDS`."""
-    num_records = len(records)
+    """Return the records that a page holds; see `MAX_RECORDS`.
+
+    ``records`` may lack those that the page does not hold.
+    """
+    num_trials = sum(cell.provenance.trials for cell in board.cells.values())
+    num_records = max(len(records), num_trials)
     if num_records <= MAX_RECORDS:
         note = f"All {num_records} trials of the sweep."
     else:
-        is_scored = records["trial_key"].isin(_scored_keys(board))
-        records = records[is_scored | records["status"].isin(_FAILED)]
+        records = records[is_kept(board, records)]
         note = (
             f"{len(records)} of {num_records} trials of the sweep: those with a score"
             " on the board, and those that failed."
@@ -293,6 +306,15 @@ def _chosen_records(board: Board, records: pd.DataFrame) -> _ShownRecords:
     order = ["task", "method", "phase", "seed", "trial_key"]
     records = records.sort_values(order, kind="stable")
     return _ShownRecords(records.reset_index(drop=True), note)
+
+
+def is_kept(board: Board, records: pd.DataFrame) -> "pd.Series[bool]":
+    """Return a mask of the records that a page of many records holds.
+
+    ``records`` have the columns ``trial_key`` and ``status``.
+    """
+    is_scored = records["trial_key"].isin(_scored_keys(board))
+    return is_scored | records["status"].isin(_FAILED)
 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:

@@ -3,10 +3,12 @@
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.messages.causes import Cause, Failure
@@ -246,6 +248,21 @@ class TestReuse:
         assert make_controller(store, LONG, trials=4, methods=["nft"]).done
         fewer = make_controller(store, LONG, trials=3, methods=["nft"])
         assert fewer.searches.finished_before >= 3
+
+    def test_curves_moved_away_as_the_message_says_cost_no_trial(
+        self, store: ResultsStore
+    ) -> None:
+        earlier = play(make_controller(store, methods=["nft"]), most=8)
+        for file in (Path(store.uri) / "curves").iterdir():
+            file.write_bytes(file.read_bytes()[:-1])
+        advice = r"move it out of the directory: the learning curves it held are then"
+        with pytest.raises(UserError, match=f"curves/.* damaged .*{advice} missing"):
+            make_controller(store, methods=["nft"])
+        for file in (Path(store.uri) / "curves").iterdir():
+            file.unlink()
+        controller = make_controller(store, methods=["nft"])
+        assert not get_keys(play(controller)) & get_keys(earlier)
+        assert controller.done
 
     def test_a_further_dimension_keeps_the_trials(self, store: ResultsStore) -> None:
         earlier = play(make_controller(store, methods=["nft"]), most=12)
