@@ -365,7 +365,7 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
     ("task", "baselines"),
     [
         (TABULAR, "linear nearest kernel_ridge forest gradient_boosting"),
-        (OF_SERIES, "linear nearest minirocket minirocket_hydra cnn"),
+        (OF_SERIES, "linear linear_values nearest minirocket minirocket_hydra cnn"),
         (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "linear fno unet"),
         (
             replace(make_task(CLASSES, (3, 8, 8)), domain="image"),

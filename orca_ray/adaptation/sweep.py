@@ -61,7 +61,14 @@ SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 BASELINES = {
     "tabular": ("linear", "nearest", "kernel_ridge", "forest", "gradient_boosting"),
-    "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
+    "time series": (
+        "linear",
+        "linear_values",
+        "nearest",
+        "minirocket",
+        "minirocket_hydra",
+        "cnn",
+    ),
     "field": ("linear", "unet", "fno"),
     "image": ("linear", "nearest", "forest", "cnn"),
     "audio": ("linear", "minirocket", "cnn"),

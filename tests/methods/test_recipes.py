@@ -69,7 +69,14 @@ TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
     **dict.fromkeys(("forest", "kernel_ridge", "nearest"), r""),
     **dict.fromkeys(
-        ("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"),
+        (
+            "hydra",
+            "linear",
+            "linear_probe",
+            "linear_values",
+            "minirocket",
+            "minirocket_hydra",
+        ),
         r"head\..*",
     ),
     "random_features": r"embedder\..*|head\..*",
@@ -98,6 +105,7 @@ def test_the_methods_of_the_first_release() -> None:
         "gradient_boosting",
         "kernel_ridge",
         "linear",
+        "linear_values",
         "nearest",
         "unet",
         *of_series,

@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn import datasets
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import KernelCenterer, StandardScaler
@@ -24,9 +24,10 @@ from orca_ray.errors import UserError
 from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
 from orca_ray.methods.stages import kernel_ridge, linear
 from orca_ray.methods.stages import ridge as ridge_stage
-from orca_ray.methods.stages.ridge import PENALTIES
+from orca_ray.methods.stages.ridge import FINE_PENALTIES, PENALTIES
 from orca_ray.methods.stages.ridge_regression import best_left_out
 from orca_ray.methods.stages.training_features import regression_targets
 from orca_ray.methods.trial_trainer import TrialTrainer
@@ -148,6 +149,43 @@ def test_constant_values_of_a_table_change_nothing(method: str, case: Case) -> N
     torch.testing.assert_close(
         predict(padded_case), predict(case), rtol=1e-5, atol=1e-5
     )
+
+
+def load_forecast(**options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return series of 72 hours, and the value twelve hours later.
+
+    A series has a level, and waves of a day and half a day with random phases.
+    """
+    random = np.random.default_rng(0)
+    hours = np.arange(84)
+    x = random.normal(size=(700, 1)) + 0.05 * random.normal(size=(700, 84))
+    for period in (24, 12):
+        phases = random.uniform(0, 2 * np.pi, size=(700, 1))
+        x += np.sin(2 * np.pi * hours / period + phases)
+    return x[:, :72], x[:, 83]
+
+
+def test_values_alone_forecast_a_series_better_than_with_its_summaries() -> None:
+    case = (load_forecast, Target("scalar"), (1, 72), "time series")
+    trial = fit("linear_values", case)
+    score = trial.result().test_score
+    score_with_summaries = fit("linear", case).result().test_score
+    assert score is not None
+    assert score_with_summaries is not None
+    assert score < 0.8 * score_with_summaries
+    train = trial.trial.data.train
+    test = trial.trial.data.test
+    ridge = RidgeCV(FINE_PENALTIES).fit(train.x[:][:, 0], train.y)
+    outputs = trial.model(torch.from_numpy(test.x[:])).detach().numpy()
+    expected = ridge.predict(test.x[:][:, 0])
+    np.testing.assert_allclose(outputs, expected, atol=0.01)
+
+
+def test_values_of_very_long_series_are_refused() -> None:
+    task = replace(make_task(CLASSES, (3, 2**15)), domain="time series")
+    problem = get_method("linear_values").problem(task)
+    assert problem is not None
+    assert problem.startswith("an input has 98304 values; at most 65536")
 
 
 @pytest.mark.parametrize(
@@ -302,11 +340,26 @@ def test_nothing_is_chosen_on_validation_data(method: str) -> None:
     assert score <= 0.25  # by chance: 2/3
 
 
+def test_few_features_are_fitted_if_samples_and_features_are_very_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ridge_stage, "MOST_EXACT", 40)
+    monkeypatch.setattr(ridge_stage, "FEWER_FEATURES", 30)
+    values: dict[str, Scalar] = {"minirocket.features": 840}
+    trial = start(NO_BODY, "minirocket_hydra", hyperparameters=values)
+    run(trial)
+    weight = trial.model.head.output.weight
+    assert (weight != 0).any(dim=0).sum() == 30
+    outcome = trial.result()
+    assert f"fitted on 30 of {weight.shape[1]} features" in (outcome.notes or "")
+    assert outcome.test_score is not None
+    assert outcome.test_score <= 0.25  # by chance: 2/3
+
+
 @pytest.mark.parametrize(("fold", "num_unused"), [(-1, 0), (-2, 1)])
 def test_a_fifth_of_the_samples_chooses_the_penalty_if_all_are_fitted(
     fold: int, num_unused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ridge_stage, "MOST_EXACT", 0)
     num_predictions: list[int] = []
 
     def score(predictions: Array, *rest: Any) -> float:
@@ -490,7 +543,7 @@ def test_methods_take_any_kind_of_data_and_can_be_exported(
         pytest.importorskip("lightgbm")
         methods.append("gradient_boosting")
     if domain == "time series":
-        methods.append("minirocket_hydra")
+        methods += ["linear_values", "minirocket_hydra"]
     for method in methods:
         values: dict[str, Scalar] = {}
         if method != "nearest":

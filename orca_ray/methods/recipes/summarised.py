@@ -1,10 +1,13 @@
 """Baselines without a network, for any kind of data or for tables.
 
-They are ``linear``, ``nearest``, ``forest``, ``kernel_ridge`` and
-``gradient_boosting``. The first four, for any kind of data, use the features of
-`orca_ray.models.features`: the values of tables and fields, and summaries of series,
-images and recordings. ``linear`` is a logistic regression for classes and labels, else
-a ridge regression. ``nearest`` averages the targets of the nearest training samples.
+They are ``linear``, ``linear_values``, ``nearest``, ``forest``, ``kernel_ridge`` and
+``gradient_boosting``. ``linear``, ``nearest``, ``forest`` and ``kernel_ridge``, for any
+kind of data, use the features of `orca_ray.models.features`: the values of tables and
+fields, and summaries of series, images and recordings. ``linear`` is a logistic
+regression for classes and labels, else a ridge regression. ``linear_values`` is the
+same regression of the values themselves, also of series: if the target is a weighted
+sum of them, as in forecasts, the summaries only add noise. ``nearest`` averages the
+targets of the nearest training samples.
 ``forest`` is a random forest of scikit-learn. ``kernel_ridge`` is a ridge regression of
 Gaussian kernels. Penalties, the width of the kernels and the number of neighbours are
 chosen within the training samples.
@@ -62,10 +65,11 @@ def _has_several_numbers(task: "Task") -> bool:
     return task.domain in TABLES and len(task.target.shape) == 1
 
 
-def _problem(task: "Task", *, fields: bool = True) -> str | None:
+def _problem(task: "Task", *, fields: bool = True, features: str = "") -> str | None:
     """Return why a method cannot adapt to ``task``; None if it can.
 
-    ``fields``: whether the method can predict fields.
+    ``fields``: whether the method can predict fields. ``features`` is the kind of
+    features; "": the kind that suits the inputs.
     """
     if not fields and task.target.kind == "dense":
         if not _has_several_numbers(task):
@@ -80,7 +84,8 @@ def _problem(task: "Task", *, fields: bool = True) -> str | None:
             )
     if task.input_shape is None:
         return None
-    num_inputs = math.prod(task.input_shape) if _features(task) == "values" else 1
+    has_values = (features or _features(task)) == "values"
+    num_inputs = math.prod(task.input_shape) if has_values else 1
     num_outputs = task.target.num_outputs
     sizes = {"an input": num_inputs, "an output": num_outputs}
     for name, size in sizes.items():
@@ -132,7 +137,8 @@ def _operations(
         return None
     size = math.prod(task.input_shape)
     count = sum(task.num_samples or (1000,))
-    is_logistic = method == "linear" and task.target.kind in ("classes", "labels")
+    is_linear = method in ("linear", "linear_values")
+    is_logistic = is_linear and task.target.kind in ("classes", "labels")
     passes = 30 if is_logistic else 1  # L-BFGS takes many passes over the samples
     common = float(100 * size + 2 * size * task.target.num_outputs * passes)
     if method == "kernel_ridge":
@@ -201,6 +207,17 @@ RECIPES = (
         "linear:LinearStage",
         trainable=head_parameters,
         options=(LinearConfig,),
+    ),
+    _recipe(
+        "linear_values",
+        "logistic or ridge regression of the values themselves",
+        "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of"
+        " Binary Sequences, 1958",
+        "linear:LinearStage",
+        "values",
+        trainable=head_parameters,
+        options=(LinearConfig,),
+        problem=partial(_problem, features="values"),
     ),
     _recipe(
         "nearest",

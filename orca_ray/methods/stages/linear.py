@@ -73,10 +73,10 @@ class LinearStage(RidgeStage):
         trial = self._trial
         output = trial.model.head.output
         assert isinstance(output, nn.Linear)
-        if trial.task.target.kind in ("scalar", "dense"):
-            self.fit_by_leave_one_out(output)
-            return
         columns = varying_columns(trial)
+        if trial.task.target.kind in ("scalar", "dense"):
+            self.fit_by_leave_one_out(output, columns)
+            return
         rows = training_rows(trial, columns=columns)
         features = training_features(trial, rows, columns=columns)
         mean, deviation = standardise(features)

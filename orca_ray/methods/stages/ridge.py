@@ -16,10 +16,10 @@ from orca_ray.methods.stages.ridge_regression import (
     ridge,
 )
 from orca_ray.methods.stages.training_features import (
+    Columns,
     regression_targets,
     training_features,
     training_rows,
-    varying_columns,
 )
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import PooledHead
@@ -37,7 +37,9 @@ Of equally good ones, the largest is chosen.
 FINE_PENALTIES = tuple(10.0**exponent for exponent in np.linspace(5, -4, 19))
 """Penalties that are tried by leave-one-out, where each takes no new fit."""
 MOST_EXACT = 4096
-"""Largest value of min(samples, features) for which leave-one-out is computed."""
+"""Largest value of min(samples, features) for which leave-one-out uses all features."""
+FEWER_FEATURES = 2048
+"""Number of random features that leave-one-out uses of more samples and features."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class RidgeStage(FittedStage):
     random training series. The penalty has the best validation score or, with
     ``leave_one_out``, the best leave-one-out predictions of the training samples. In
     the latter case, logits are also scaled by the factor with which these predictions
-    have the least training loss. Validation data choose the penalty in any case if both
-    samples and features are more than `MOST_EXACT`.
+    have the least training loss, and time and memory are bounded: if both samples and
+    features are more than `MOST_EXACT`, `FEWER_FEATURES` random features are fitted.
     """
 
     def __init__(self, trial: Trial, *, leave_one_out: bool = False) -> None:
@@ -76,19 +78,35 @@ class RidgeStage(FittedStage):
         head = trial.model.head
         assert isinstance(head, PooledHead)
         self._fit_biases()
-        smaller = min(len(trial.data.train), trial.model.body.feature_width)
-        if self._leave_one_out and smaller <= MOST_EXACT:
-            self.fit_by_leave_one_out(head.output)
+        if self._leave_one_out:
+            self.fit_by_leave_one_out(head.output, self._fitted_features())
         else:
             self._fit_by_comparison(head)
 
-    def fit_by_leave_one_out(self, output: nn.Linear) -> None:
-        """Fit the layer ``output`` to all training samples.
+    def _fitted_features(self) -> Columns:
+        """Return the features to fit: all, or random ones of very many.
+
+        The features of MiniRocket and Hydra are random: a fifth of them is worth nearly
+        as much as all, and more than all of them on a quarter of the samples.
+        """
+        trial = self._trial
+        width = trial.model.body.feature_width
+        if min(len(trial.data.train), width) <= MOST_EXACT:
+            return slice(None)
+        trial.artefacts.notes.append(
+            f"fitted on {FEWER_FEATURES} of {width} features, drawn at random, to save"
+            " time"
+        )
+        random = np.random.default_rng(derive_seed(trial.seed, "features"))
+        drawn = random.choice(width, FEWER_FEATURES, replace=False)
+        return torch.from_numpy(np.sort(drawn)).to(trial.device)
+
+    def fit_by_leave_one_out(self, output: nn.Linear, columns: Columns) -> None:
+        """Fit the layer ``output`` to the features ``columns`` of training samples.
 
         Leave-one-out predictions choose the penalty, and the scale of logits.
         """
         trial = self._trial
-        columns = varying_columns(trial)
         rows = training_rows(trial, columns=columns)
         y = regression_targets(trial)[rows].to(trial.device)
         features = training_features(trial, rows, columns=columns)
