@@ -25,6 +25,10 @@ kind's sets), with 90 % bootstrap intervals over the outer test; the geometric m
 over all sets, by kind and by half; whether a plain baseline beats `adapt` by more than
 noise; and whether the score and interval that `adapt` reports hold on the outer test.
 ``--shapes`` prints the data sets.
+
+``--sets spoiled`` selects further sets, for tuning only, which are in no report
+(``benchmarks/peers/spoiled.py``). Networks of the peers predict no counts, and no
+fields of several channels.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -39,8 +43,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.peers.parts import KINDS, DataSet
 from benchmarks.peers.report import report
-from benchmarks.peers.sets import KINDS, SETS, DataSet
+from benchmarks.peers.sets import SETS
 from benchmarks.peers.tools import (
     TOOLS,
     Result,
@@ -51,6 +56,9 @@ from benchmarks.peers.tools import (
     run_tool,
 )
 from benchmarks.peers.writing import write
+
+HALVES = ("tuning", "held-back", "spoiled")
+"""What ``--sets`` takes besides kinds and names."""
 
 
 def main() -> None:
@@ -70,7 +78,9 @@ def main() -> None:
         help="further results files, only read",
     )
     parser.add_argument(
-        "--sets", default="tuning,held-back", help="names, kinds, tuning or held-back"
+        "--sets",
+        default="tuning,held-back",
+        help="names, kinds, tuning, held-back or spoiled",
     )
     parser.add_argument(
         "--tools",
@@ -124,17 +134,20 @@ def main() -> None:
 def chosen_sets(names: Sequence[str]) -> list[DataSet]:
     """Return the data sets of the given names, kinds and halves, in this order;
     KeyError for another name.
+
+    A kind does not include the spoiled sets.
     """
-    halves = {"tuning": True, "held-back": False}
     chosen: dict[str, DataSet] = {}
     for name in names:
         if name in KINDS:
-            chosen |= {key: data for key, data in SETS.items() if data.kind == name}
-        elif name in halves:
-            tuning = halves[name]
-            chosen |= {key: data for key, data in SETS.items() if data.tuning == tuning}
+            selected = [
+                data for data in SETS.values() if data.kind == name and not data.spoiled
+            ]
+        elif name in HALVES:
+            selected = [data for data in SETS.values() if data.half == name]
         else:
-            chosen[name] = SETS[name]
+            selected = [SETS[name]]
+        chosen |= {data.name: data for data in selected}
     return list(chosen.values())
 
 
@@ -201,7 +214,7 @@ def print_shapes(sets: Sequence[DataSet], folder: Path) -> None:
         cells = (
             data.name,
             data.kind,
-            "tuning" if data.tuning else "held back",
+            data.half.replace("-", " "),
             "×".join(map(str, about["train"])),
             "×".join(map(str, about["test"])),
             str(about["classes"] or ""),
@@ -215,7 +228,7 @@ def origin(data: DataSet) -> str:
     """Return where the data come from."""
     if data.package:
         return data.package.requirement
-    if data.kind == "fields":
+    if data.spoiled or data.kind == "fields":
         return "simulated"
     return "scikit-learn"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.fft import dctn, idctn
 
-from benchmarks.peers.parts import SPLIT_SEED, Parts, split
+from benchmarks.peers.parts import SPLIT_SEED, TEST_SHARE, Parts, split
 from orca_ray.data.rows import Array
 from orca_ray.simulation import centres
 from orca_ray.simulation.darcy import solve_steady
@@ -15,9 +15,9 @@ from orca_ray.simulation.small_fields import DIFFUSION, laplacian_symbol, reacti
 from orca_ray.simulation.stiff import Etdrk4, evolve_spectral
 
 _NUM_SAMPLES = 300
-_NUM_POINTS = 32
+NUM_POINTS = 32
 """Number of grid points along each axis of a two-dimensional field."""
-_CELL = 2.0 / _NUM_POINTS
+CELL = 2.0 / NUM_POINTS
 """Width of a grid cell."""
 
 
@@ -35,31 +35,31 @@ def burgers() -> Parts:
         num_frames=2,
         steps=500,
     )
-    return _split_fields(initial[:, ::2], frames[:, -1, ::2])
+    return split_fields(initial[:, ::2], frames[:, -1, ::2])
 
 
 def darcy() -> Parts:
     """Return permeabilities and the pressures that they cause, both [N, 32, 32]."""
-    points = centres(0.0, 1.0, _NUM_POINTS)
+    points = centres(0.0, 1.0, NUM_POINTS)
     permeabilities = [sample_permeability(random, points) for random in _generators()]
     pressures = [solve_steady(field, SOURCE) for field in permeabilities]
-    return _split_fields(np.stack(permeabilities), np.stack(pressures))
+    return split_fields(np.stack(permeabilities), np.stack(pressures))
 
 
 def allen_cahn() -> Parts:
     """Return u at t = 0 and t = 4, both [N, 32, 32], of u_t = 0.004 Lap u + u - u³
     without flux at the edge.
     """
-    stepper = Etdrk4(4e-3 * laplacian_symbol(_NUM_POINTS, _CELL), 0.05)
+    stepper = Etdrk4(4e-3 * laplacian_symbol(NUM_POINTS, CELL), 0.05)
     initial = np.concatenate(
-        [_sample_smooth(random, 1, 0.5) for random in _generators()]
+        [sample_smooth(random, 1, 0.5) for random in _generators()]
     )
 
     def change(modes: Array) -> Array:
-        u = _to_values(modes)
-        return _to_modes(u - u**3)
+        u = to_values(modes)
+        return to_modes(u - u**3)
 
-    return _split_fields(initial, _integrate(stepper, change, initial, num_steps=80))
+    return split_fields(initial, integrate(stepper, change, initial, num_steps=80))
 
 
 def fitzhugh_nagumo() -> Parts:
@@ -67,34 +67,34 @@ def fitzhugh_nagumo() -> Parts:
     32] at t = 5.
     """
     diffusion = np.array(DIFFUSION)[:, None, None]
-    stepper = Etdrk4(diffusion * laplacian_symbol(_NUM_POINTS, _CELL), 5.0 / 200)
-    initial = [_sample_smooth(random, 2, 1.0) for random in _generators()]
+    stepper = Etdrk4(diffusion * laplacian_symbol(NUM_POINTS, CELL), 5.0 / 200)
+    initial = [sample_smooth(random, 2, 1.0) for random in _generators()]
 
     def change(modes: Array) -> Array:
-        return _to_modes(reaction(_to_values(modes)))
+        return to_modes(reaction(to_values(modes)))
 
-    last = [_integrate(stepper, change, field, num_steps=200) for field in initial]
+    last = [integrate(stepper, change, field, num_steps=200) for field in initial]
     activators = [activator for activator, _ in last]
-    return _split_fields(np.stack(initial), np.stack(activators))
+    return split_fields(np.stack(initial), np.stack(activators))
 
 
-def _integrate(
+def integrate(
     stepper: Etdrk4, change: Callable[[Array], Array], initial: Array, num_steps: int
 ) -> Array:
     """Return the fields after ``num_steps`` steps from the fields ``initial``."""
-    modes = _to_modes(initial)
+    modes = to_modes(initial)
     for _ in range(num_steps):
         modes = stepper.step(modes, change)
-    return _to_values(modes)
+    return to_values(modes)
 
 
-def _to_modes(fields: Array) -> Array:
+def to_modes(fields: Array) -> Array:
     """Return the cosine coefficients of fields [..., X, Y]."""
     modes: Array = dctn(fields, axes=(-2, -1), norm="ortho")
     return modes
 
 
-def _to_values(modes: Array) -> Array:
+def to_values(modes: Array) -> Array:
     """Return the fields [..., X, Y] of cosine coefficients."""
     fields: Array = idctn(modes, axes=(-2, -1), norm="ortho")
     return fields
@@ -107,16 +107,17 @@ def _generators() -> list[np.random.Generator]:
     ]
 
 
-def _sample_smooth(
+def sample_smooth(
     random: np.random.Generator, channels: int, deviation: float
 ) -> Array:
     """Draw a smooth field [channels, 32, 32] of the given standard deviation."""
-    modes = random.standard_normal((channels, _NUM_POINTS, _NUM_POINTS))
-    k = np.arange(_NUM_POINTS)
-    field = _to_values(modes * np.exp(-(k[:, None] ** 2 + k**2) / 50))
+    modes = random.standard_normal((channels, NUM_POINTS, NUM_POINTS))
+    k = np.arange(NUM_POINTS)
+    field = to_values(modes * np.exp(-(k[:, None] ** 2 + k**2) / 50))
     field *= deviation / field.std()
     return field
 
 
-def _split_fields(x: Array, y: Array) -> Parts:
-    return split(x.astype(np.float32), y.astype(np.float32))
+def split_fields(x: Array, y: Array, test_size: float | int = TEST_SHARE) -> Parts:
+    """Divide fields of single precision at random into outer parts."""
+    return split(x.astype(np.float32), y.astype(np.float32), test_size)

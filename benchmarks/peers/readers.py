@@ -49,7 +49,9 @@ _MAX_LENGTH = 2000
 """Largest number of time steps of a series."""
 
 
-def keel(member: str, shape: tuple[int, ...] = ()) -> Callable[[], Parts]:
+def keel(
+    member: str, shape: tuple[int, ...] = (), test_size: float = TEST_SHARE
+) -> Callable[[], Parts]:
     """Return a reader of a set of KEEL: a table, or inputs of ``shape`` if given.
 
     Equal samples are removed before the split.
@@ -63,8 +65,9 @@ def keel(member: str, shape: tuple[int, ...] = ()) -> Callable[[], Parts]:
         frame.columns = pd.Index([*inputs, "class"])
         y = frame.pop("class").astype(str).to_numpy(dtype=object)
         if not shape:
-            return split(frame, y)
-        return split(frame.to_numpy(dtype=np.float32).reshape(-1, *shape), y)
+            return split(frame, y, test_size)
+        x = frame.to_numpy(dtype=np.float32).reshape(-1, *shape)
+        return split(x, y, test_size)
 
     return read
 
@@ -90,6 +93,7 @@ def csv(
     drop: tuple[str, ...] = (),
     *,
     classes: bool = False,
+    test_size: float = TEST_SHARE,
 ) -> Callable[[], Parts]:
     """Return a reader of a table whose column ``target`` holds numbers or classes."""
 
@@ -97,8 +101,8 @@ def csv(
         frame = pd.read_csv(_open_text(package, member)).drop(columns=list(drop))
         y = frame.pop(target)
         if classes:
-            return split(frame, y.astype(str).to_numpy(dtype=object))
-        return split(frame, y.to_numpy(dtype=np.float64))
+            return split(frame, y.astype(str).to_numpy(dtype=object), test_size)
+        return split(frame, y.to_numpy(dtype=np.float64), test_size)
 
     return read
 

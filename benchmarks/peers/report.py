@@ -1,4 +1,6 @@
-"""The tables of ``benchmarks/adapt_peers.py``, from its results file only."""
+"""The tables of ``benchmarks/adapt_peers.py``, from its results file only. The spoiled
+sets are left out.
+"""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.sets import KINDS, SETS, DataSet, Kind
+from benchmarks.peers.parts import KINDS, DataSet, Kind
+from benchmarks.peers.sets import SETS
 from benchmarks.peers.tools import TOOLS, Result
 from orca_ray.data.rows import Array
 
@@ -120,7 +123,7 @@ def _latest(lines: Iterable[Result]) -> list[Result]:
     runs = {
         (line["set"], line["tool"], line["minutes"], line["seed"]): line
         for line in lines
-        if line["set"] in SETS
+        if line["set"] in SETS and not SETS[line["set"]].spoiled
     }
     digests = {line["set"]: line["data"] for line in runs.values()}
     return [line for line in runs.values() if line["data"] == digests[line["set"]]]

@@ -1,5 +1,5 @@
 """The 28 data sets of ``benchmarks/adapt_peers.py``: 8 tables, 8 series, 8 image sets
-and 4 fields, with outer splits.
+and 4 fields, with outer splits, and further ones for tuning only (`spoiled`).
 
 Real data are read from Python packages, whose wheels are verified by their hashes and
 never installed or run; fields are simulated. The split is the official one where there
@@ -7,46 +7,11 @@ is one; else 30 % of the samples, drawn with seed 0, are the outer test, of each
 its share. Equal samples of the sets of KEEL are removed first.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 from benchmarks.peers import fields, images, readers
-from benchmarks.peers.parts import Parts
+from benchmarks.peers.parts import DataSet
 from benchmarks.peers.readers import AEON, ISLP, KEEL, MLXTEND, VEGA, archive, csv, keel
+from benchmarks.peers.spoiled import SPOILED
 from orca_ray.alignment.sources.photographs import SCIKIT_IMAGE
-from orca_ray.data.packages import Package
-
-Kind = Literal["table", "series", "images", "fields"]
-KINDS: tuple[Kind, ...] = ("table", "series", "images", "fields")
-METRICS = {"classes": "error", "number": "rmse", "field": "relative_l2"}
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """One data set; ``tuning`` tells whether `adapt` may be tuned on it."""
-
-    name: str
-    kind: Kind
-    target: Literal["classes", "number", "field"]
-    load: Callable[[], Parts]
-    package: Package | None = None
-    """The package that the data are read from, unless scikit-learn has them or they are
-    simulated.
-    """
-    tuning: bool = False
-    options: tuple[str, ...] = ()
-    """Options of ``adapt`` that a user of these data would give."""
-    in_folders: bool = False
-    """Whether ``adapt`` gets a folder of PNG files for each class."""
-    later: bool = False
-    """Whether the set was declared after the others; see `images`."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric, among those of orca-ray."""
-        return METRICS[self.target]
-
 
 _CRX = keel("balanced/raw/crx")
 _VEHICLE = keel("balanced/raw/vehicle")
@@ -170,7 +135,10 @@ FIELDS = (
     DataSet("fitzhugh_nagumo", "fields", "field", fields.fitzhugh_nagumo),
 )
 
-SETS = {data.name: data for data in (*TABLES, *SERIES, *IMAGES, *LATER_IMAGES, *FIELDS)}
+SETS = {
+    data.name: data
+    for data in (*TABLES, *SERIES, *IMAGES, *LATER_IMAGES, *FIELDS, *SPOILED)
+}
 """The data sets by name. The tuning half was chosen on 2026-11-29, before any result of
 this benchmark.
 

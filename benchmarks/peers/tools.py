@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.peers.sets import KINDS, Kind
+from benchmarks.peers.parts import KINDS, Kind
 from benchmarks.peers.writing import Written
 from orca_ray.data.rows import Array
 

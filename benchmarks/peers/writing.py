@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.io import wavfile
 
-from benchmarks.peers.parts import Parts
-from benchmarks.peers.sets import DataSet
+from benchmarks.peers.parts import DataSet, Parts
 from orca_ray.data.rows import Array
 
 
@@ -89,9 +89,13 @@ def _write_files(data: DataSet, folder: Path) -> None:
         arrays: dict[str, Any] = {"x": parts.train_x, "y": train_y}
         if parts.groups is not None:
             arrays["group"] = parts.groups
+        if parts.times is not None:
+            arrays["time"] = parts.times
         np.savez(folder / "train.npz", **arrays)
         np.savez(folder / "test.npz", x=parts.test_x)
-        if data.in_folders:
+        if data.rate:
+            _write_recordings(parts, train_y, folder, data.rate)
+        elif data.in_folders:
             _write_images(parts, train_y, folder)
     about: dict[str, Any] = {
         "kind": data.kind,
@@ -119,6 +123,18 @@ def _write_images(parts: Parts, labels: Array, folder: Path) -> None:
     (folder / "test").mkdir()
     for number, image in enumerate(np.asarray(parts.test_x)):
         Image.fromarray(image).save(folder / "test" / f"{number:05}.png")
+
+
+def _write_recordings(parts: Parts, labels: Array, folder: Path, rate: int) -> None:
+    """Write series [N, 1, L], whose values are from -1 to 1, as WAV files."""
+    recordings = np.rint(np.asarray(parts.train_x)[:, 0] * 32767).astype(np.int16)
+    for number, (recording, label) in enumerate(zip(recordings, labels, strict=True)):
+        (folder / "train" / label).mkdir(parents=True, exist_ok=True)
+        wavfile.write(folder / "train" / label / f"{number:05}.wav", rate, recording)
+    (folder / "test").mkdir()
+    recordings = np.rint(np.asarray(parts.test_x)[:, 0] * 32767).astype(np.int16)
+    for number, recording in enumerate(recordings):
+        wavfile.write(folder / "test" / f"{number:05}.wav", rate, recording)
 
 
 def _digest(*values: Array | pd.DataFrame) -> str:
