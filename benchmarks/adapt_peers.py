@@ -27,8 +27,7 @@ noise; and whether the score and interval that `adapt` reports hold on the outer
 ``--shapes`` prints the data sets.
 
 ``--sets spoiled`` selects further sets, for tuning only, which are in no report
-(``benchmarks/peers/spoiled.py``). Networks of the peers predict no counts, and no
-fields of several channels.
+(``benchmarks/peers/spoiled.py``). The peers for images predict no counts.
 """
 
 # ruff: noqa: T201 - a benchmark prints its table

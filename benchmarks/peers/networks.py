@@ -22,6 +22,10 @@ MOST_EPOCHS = {"cnn": 200, "unet": 600, "fno": 600}
 RATES = {"cnn": 2e-3, "unet": 1e-3, "fno": 2e-3}
 BATCH = 20
 _WARM_UP = 0.05
+LEAST_POINTS = 8
+"""Least number of points of a field along an axis; a shorter first axis of targets has
+their channels.
+"""
 Array = np.ndarray[Any, Any]
 
 
@@ -67,7 +71,9 @@ class UNet(nn.Module):
     divides.
     """
 
-    def __init__(self, channels: int, dimensions: int, width: int = 24) -> None:
+    def __init__(
+        self, channels: int, outputs: int, dimensions: int, width: int = 24
+    ) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 4 * width]
         self.pool = functional.max_pool1d if dimensions == 1 else functional.max_pool2d
@@ -77,7 +83,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for below, beside in zip(widths[:0:-1], widths[-2::-1], strict=True):
             self.up.append(self._block(dimensions, below + beside, beside))
-        self.last = _convolution(dimensions, width, 1, 1)
+        self.last = _convolution(dimensions, width, outputs, 1)
 
     @staticmethod
     def _block(dimensions: int, before: int, after: int) -> nn.Module:
@@ -91,7 +97,7 @@ class UNet(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return fields [B, 1, X] or [B, 1, X, Y]."""
+        """Return fields [B, outputs, X] or [B, outputs, X, Y]."""
         passed = []
         for number, block in enumerate(self.down):
             x = block(self.pool(x, 2) if number else x)
@@ -109,7 +115,12 @@ class Fno(nn.Module):
     """
 
     def __init__(
-        self, channels: int, dimensions: int, width: int = 32, modes: int = 12
+        self,
+        channels: int,
+        outputs: int,
+        dimensions: int,
+        width: int = 32,
+        modes: int = 12,
     ) -> None:
         super().__init__()
         self.dimensions = dimensions
@@ -127,11 +138,11 @@ class Fno(nn.Module):
         self.last = nn.Sequential(
             _convolution(dimensions, width, 128, 1),
             nn.GELU(),
-            _convolution(dimensions, 128, 1, 1),
+            _convolution(dimensions, 128, outputs, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return fields [B, 1, X] or [B, 1, X, Y]."""
+        """Return fields [B, outputs, X] or [B, outputs, X, Y]."""
         lines = [torch.linspace(0, 1, size) for size in x.shape[2:]]
         grid = torch.stack(torch.meshgrid(*lines, indexing="ij")).expand(
             len(x), -1, *x.shape[2:]
@@ -238,25 +249,28 @@ def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> 
 
 def fit_fields(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
     """Return the fields [N, ...] that a U-Net or an FNO predicts for ``test_x`` after
-    training on x and y [N, ...].
+    training on x and y [N, ...], with or without an axis of channels.
     """
-    dimensions = y.ndim - 1
-    x, test_x = (part.reshape(len(part), -1, *y.shape[1:]) for part in (x, test_x))
+    has_channels = y.ndim > 2 and y.shape[1] < LEAST_POINTS
+    targets = y if has_channels else y[:, None]
+    _, num_outputs, *points = targets.shape
+    x, test_x = (part.reshape(len(part), -1, *points) for part in (x, test_x))
     axes = (0, *range(2, x.ndim))
     mean = x.mean(axes, keepdims=True)
     deviation = x.std(axes, keepdims=True) + 1e-8
     inputs, test = (
         torch.from_numpy((part - mean) / deviation).float() for part in (x, test_x)
     )
-    shift = float(y.mean())
-    scale = float(y.std())
+    shift = torch.from_numpy(targets.mean(axes, keepdims=True)).float()
+    scale = torch.from_numpy(targets.std(axes, keepdims=True)).float()
 
     def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
-        difference = (predicted[:, 0] * scale + shift - target).flatten(1).norm(dim=1)
+        difference = (predicted * scale + shift - target).flatten(1).norm(dim=1)
         mean: Tensor = (difference / target.flatten(1).norm(dim=1)).mean()
         return mean
 
-    model = (UNet if name == "unet" else Fno)(x.shape[1], dimensions)
-    train(model, name, inputs, torch.from_numpy(y).float(), relative_l2, seconds)
-    predicted: Array = (outputs(model, test)[:, 0] * scale + shift).numpy()
-    return predicted
+    network = UNet if name == "unet" else Fno
+    model = network(x.shape[1], num_outputs, len(points))
+    train(model, name, inputs, torch.from_numpy(targets).float(), relative_l2, seconds)
+    predicted: Array = (outputs(model, test) * scale + shift).numpy()
+    return predicted.reshape(-1, *y.shape[1:])

@@ -85,7 +85,7 @@ def coupled_burgers() -> Parts:
         initial.append(waves)
     fields = np.array(initial)
     k = 2 * np.pi * np.arange(num_points // 2 + 1)
-    stepper = Etdrk4(-0.01 * k**2, 0.4 / 400)
+    stepper = Etdrk4(np.asarray(-0.01 * k**2, dtype=np.float64), 0.4 / 400)
     factor = np.where(np.arange(len(k)) <= num_points // 3, -1j * k, 0.0)
 
     def change(modes: Array) -> Array:

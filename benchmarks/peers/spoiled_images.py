@@ -190,4 +190,5 @@ def _draw_cells(number: int, random: np.random.Generator) -> Array:
         brightness = random.uniform(40, 110)
         picture = picture + brightness / (1 + np.exp(6 * (distance - 1)))
     noisy = picture + 10 * random.standard_normal(picture.shape)
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    pixels: Array = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return pixels

@@ -238,5 +238,5 @@ def _strength(
 def _fade(name: str, number: int, times: Array) -> Array:
     """Return the loudness of a partial tone over time: some fade, high ones first."""
     if name in ("pluck", "bell"):
-        return np.exp(-times * (2 + number))
+        return np.asarray(np.exp(-times * (2 + number)))
     return np.ones_like(times)
