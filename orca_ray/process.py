@@ -205,12 +205,33 @@ def end_with_parent() -> None:
 
 _count = 0
 """Number of steps of progress in this process."""
+_deadline = math.inf
+"""Time of `time.monotonic` from which `note_progress` raises KeyboardInterrupt."""
 
 
 def note_progress() -> None:
-    """Count one step of progress, e.g. a batch; costs well under a microsecond."""
+    """Count one step of progress, e.g. a batch; costs well under a microsecond.
+
+    Raises KeyboardInterrupt after the deadline of `interrupted_at`.
+    """
     global _count
     _count += 1
+    if time.monotonic() > _deadline:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupted_at(deadline: float) -> Iterator[None]:
+    """Context manager: work that goes on after ``deadline`` ends as after Ctrl-C.
+
+    It ends at its next step of progress. ``deadline`` is a time of `time.monotonic`.
+    """
+    global _deadline
+    _deadline = deadline
+    try:
+        yield
+    finally:
+        _deadline = math.inf
 
 
 @contextmanager
@@ -222,8 +243,9 @@ def noting_progress(seconds: float = 5.0) -> Iterator[None]:
     ended = threading.Event()
 
     def run() -> None:
+        global _count
         while not ended.wait(seconds):
-            note_progress()
+            _count += 1
 
     threading.Thread(target=run, name="noting progress", daemon=True).start()
     try:

@@ -3,6 +3,7 @@
 Tested are folds, the model of all parts, limits of the model, and continuing.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,8 +19,9 @@ from orca_ray.adaptation.sweep import AdaptationSweep
 from orca_ray.cli.app import run
 from orca_ray.errors import RayStartError, UserError
 from orca_ray.methods.registry import get_method
+from orca_ray.methods.stages.forest import ForestStage
 from orca_ray.predictor import Predictor
-from orca_ray.process import NodeResources
+from orca_ray.process import NodeResources, note_progress
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.ray import RayExecutor
@@ -174,6 +176,29 @@ def test_trials_run_here_if_ray_cannot_start(
     [message] = messages
     assert isinstance(message, Message)
     assert message.text == "Ray is ill. All trials run in this process instead."
+
+
+def test_a_fit_ends_when_the_time_is_over(
+    finished: FinishedAdaptation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_for_minutes(stage: ForestStage, epoch: int) -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            note_progress()
+
+    monkeypatch.setattr(ForestStage, "fit", fit_for_minutes)
+    monkeypatch.setattr(
+        "orca_ray.adaptation.sweep.seconds_here",
+        lambda plans: {(plan.task, plan.method): 0.0 for plan in plans},
+    )
+    adaptation = make_adaptation(
+        finished.task, tmp_path, methods=["linear", "forest"], minutes=0.1
+    )
+    summary = adaptation.run()
+    assert summary.interrupted
+    assert summary.time_over
+    report = adaptation.save(tmp_path / "model")
+    assert [row["method"] for row in report.standings] == ["linear"]
 
 
 CUT_BODY = "minilm-l6:layers=4"

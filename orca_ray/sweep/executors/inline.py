@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import math
 import time
 
-from orca_ray.process import NodeResources, this_node
+from orca_ray.methods.registry import get_method
+from orca_ray.process import NodeResources, interrupted_at, this_node
+from orca_ray.results.record import Status
 from orca_ray.sweep.messages.report import TrialReport
 from orca_ray.sweep.messages.settings import WorkerSettings
 from orca_ray.sweep.plan.trial_spec import TrialSpec
@@ -52,8 +55,10 @@ class InlineExecutor(Executor):
                 return False
             runner = TrialRunner(trial, settings)
             try:
-                self._run_trial(runner, controller)
+                with interrupted_at(_deadline(trial, controller)):
+                    self._run_trial(runner, controller)
             except KeyboardInterrupt:
+                controller.control.stop_if_time_is_over()
                 runner.interrupt()
                 return True
             finally:
@@ -91,3 +96,18 @@ class InlineExecutor(Executor):
             if controller.control.stopping and not (stop or report.done):
                 raise KeyboardInterrupt
         controller.ended(key, report.stopped_early() if stop else report)
+
+
+def _deadline(trial: TrialSpec, controller: SweepController) -> float:
+    """Return when a trial is interrupted, as a time of `time.monotonic`.
+
+    A fitted method has one long step, which is interrupted at the deadline of the
+    sweep. Other trials end after an epoch, so that their checkpoint is saved. The first
+    trial of a sweep runs to its end, because a sweep must have a result.
+    """
+    has_result = any(
+        record.status is Status.COMPLETED for record in controller.searches.records
+    )
+    if has_result and get_method(trial.method).fitted:
+        return controller.control.deadline
+    return math.inf

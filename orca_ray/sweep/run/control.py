@@ -85,9 +85,7 @@ class Control:
         if now < self._next_tick:
             return False
         self._next_tick = now + _TICK_SECONDS
-        if now > self.deadline and not self.stopping:
-            self.time_over = True
-            self._stop("the time is over")
+        self.stop_if_time_is_over()
         if self._lease is not None:
             self._lease.check()
             for request in self._lease.requests():
@@ -100,6 +98,12 @@ class Control:
         if self._lease is not None:
             self._lease.publish(state)
         return True
+
+    def stop_if_time_is_over(self) -> None:
+        """Make the sweep end as after Ctrl-C if its deadline has passed."""
+        if time.monotonic() > self.deadline and not self.stopping:
+            self.time_over = True
+            self._stop("the time is over")
 
     def forget_retries(self) -> None:
         """Delete the requests in `retries` from the store.
