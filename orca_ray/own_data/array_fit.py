@@ -40,6 +40,14 @@ _MEASURED_BYTES = 2**25
 
 At least 8 samples are used.
 """
+_SKETCHED = 32
+"""Number of random projections of a sample that are compared with others."""
+_PROJECTED = 4096
+"""Largest number of values of a sample that are projected."""
+_LARGEST_SKETCHED = 1e15
+"""Absolute value from which a value is left out of a sketch."""
+_LEAST_SKETCHED = 8
+"""Number of values of a sample below which other samples may be near by chance."""
 _MEASURED_RECORDINGS = 128
 """Largest number of recordings that mean and deviation are measured on."""
 
@@ -56,6 +64,11 @@ class Survey:
     """Index of the first sample of each shape."""
     num_missing: int = 0
     """Number of samples with a value that is NaN or infinite."""
+    sketches: Array | None = None
+    """Random projections of the samples [N, `_SKETCHED`], float32, whose distances are
+    about those of the samples. None: samples have unequal shapes, few values, or are
+    rows of a table.
+    """
 
 
 def survey_samples(data: UserData) -> Survey:
@@ -67,6 +80,8 @@ def survey_samples(data: UserData) -> Survey:
     if hasattr(data.x, "columns"):
         return _survey_table(cast(pd.DataFrame, data.x))
     summary = Survey(np.empty(len(data), dtype="S16"))
+    sketches = np.zeros((len(data), _SKETCHED), dtype=np.float32)
+    directions = np.random.default_rng(0).normal(size=(_PROJECTED, _SKETCHED))
     samples = (
         sample for part in data.batches() for sample in cast(list[Array], part.x)
     )
@@ -83,7 +98,20 @@ def survey_samples(data: UserData) -> Survey:
         summary.first.setdefault(array.shape, row)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             summary.num_missing += 1
+        sketches[row] = _sketch(array, directions)
+    if len(summary.shapes) == 1 and array.size >= _LEAST_SKETCHED:
+        summary.sketches = sketches
     return summary
+
+
+def _sketch(sample: Array, directions: Array) -> Array:
+    """Return the projections of evenly spaced values of a sample on ``directions``."""
+    step = -(-sample.size // _PROJECTED)
+    values = np.asarray(sample.reshape(-1)[::step], dtype=np.float64)
+    # Some numbers are so large that they count as missing.
+    known = np.where(np.abs(values) < _LARGEST_SKETCHED, values, 0.0)
+    sketch: Array = known @ directions[: len(values)]
+    return sketch.astype(np.float32)
 
 
 def _survey_table(frame: pd.DataFrame) -> Survey:

@@ -227,7 +227,7 @@ def infer(
             f"{summary.num_missing} samples have missing or infinite values, which"
             " become the mean"
         )
-    _warn_of_leaks(divided, encoder, hashes)
+    _warn_of_leaks(divided, encoder, hashes, summary)
     preprocessing = Preprocessing(
         reading=_reading_options(divided.data, summary, options),
         encoder=encoder,
@@ -346,7 +346,9 @@ def _reading_options(data: UserData, summary: Survey, options: Options) -> Optio
     return Options(**values)
 
 
-def _warn_of_leaks(divided: _DividedData, encoder: Encoder, hashes: Array) -> None:
+def _warn_of_leaks(
+    divided: _DividedData, encoder: Encoder, hashes: Array, summary: Survey
+) -> None:
     """Warn of inputs that give the target away, and of samples in several splits.
 
     ``hashes`` [N] are those of the inputs.
@@ -354,6 +356,8 @@ def _warn_of_leaks(divided: _DividedData, encoder: Encoder, hashes: Array) -> No
     data = divided.data
     splits = divided.splits
     warnings = leaks.duplicates(data, hashes, splits)
+    if not warnings and summary.sketches is not None:
+        warnings = leaks.near_copies(data, summary.sketches, splits)
     frame = _compared_columns(data, divided.options)
     if frame is not None:
         warnings += _target_leaks(divided, frame)

@@ -1,13 +1,15 @@
 """Warnings of leakage: from the target into the inputs, or between splits."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import bdtrc
 
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
@@ -31,6 +33,12 @@ _LEAST_LEVELS = 5
 
 With fewer, the equal order of column and target may be chance.
 """
+_MOST_COMPARED = 500
+"""Largest number of samples of validation and test whose neighbours are computed."""
+_LEAST_NEIGHBOURS = 150
+"""Least number of samples of train of which the hundred nearest ones are near."""
+_CHANCE = 1e-3
+"""Largest probability of so many near neighbours by chance that is warned of."""
 _MOST_ROWS = 20_000
 """Largest number of rows that are compared with the target."""
 
@@ -153,6 +161,63 @@ def duplicates(
         f"{len(copies)} samples of validation and test have the inputs of a sample of"
         f" another split, such as {_shown(data, original)} and"
         f" {_shown(data, copy)} ({split}): scores will be too good; remove the copies"
+    ]
+
+
+class _Neighbours(NamedTuple):
+    """The neighbours of a sample in train."""
+
+    nearest: int
+    """Place of the nearest one in train."""
+    distances: Array
+    """Distances to the first, tenth and hundredth nearest one [3]."""
+
+    @classmethod
+    def of(cls, sketch: Array, train: Array) -> "_Neighbours":
+        """Return the neighbours of ``sketch`` [D] among those of ``train`` [N, D]."""
+        squares = np.square(train - sketch).sum(axis=1)
+        ranked = np.partition(squares, (0, 9, 99))
+        return cls(int(squares.argmin()), np.sqrt(ranked[[0, 9, 99]]))
+
+
+def near_copies(
+    data: UserData, sketches: Array, splits: Mapping[SplitName, Indices]
+) -> list[str]:
+    """Return a list with a warning if many samples are nearly equal to one of train.
+
+    A sample is nearly equal to its nearest sample of train if the tenth nearest is ten
+    times as far. By chance, this share of the samples depends on the number of
+    dimensions in which samples vary, which follows from the distances to the tenth and
+    the hundredth nearest. The warning is given if the share is larger by chance in one
+    of a thousand cases at most.
+
+    ``sketches`` [N, D] have about the distances of the samples.
+    """
+    train = splits["train"]
+    held_out = np.concatenate(
+        [rows for name, rows in splits.items() if name != "train"]
+    )
+    held_out = np.random.default_rng(0).permutation(held_out)[:_MOST_COMPARED]
+    if len(train) < _LEAST_NEIGHBOURS:
+        return []
+    neighbours = [_Neighbours.of(sketches[row], sketches[train]) for row in held_out]
+    first, tenth, hundredth = np.array([each.distances for each in neighbours]).T
+    is_near = first < tenth / 10
+    growth = float(np.median(np.log(hundredth / tenth.clip(min=1e-30))))
+    dimensions = math.log(10) / max(growth, 1e-6)
+    # The first of nine neighbours within the distance of the tenth is that near.
+    chance = 1 - (1 - 0.1**dimensions) ** 9
+    num_near = int(is_near.sum())
+    if num_near < 2 or bdtrc(num_near - 1, len(held_out), chance) > _CHANCE:
+        return []
+    example = int(np.flatnonzero(is_near)[0])
+    original = int(train[neighbours[example].nearest])
+    copy = int(held_out[example])
+    return [
+        f"{num_near / len(held_out):.0%} of the samples of validation and test are"
+        f" nearly equal to a sample of train, such as {_shown(data, original)} and"
+        f" {_shown(data, copy)}: scores will be too good; keep the copies of a sample"
+        " together (--group), or leave all but one out"
     ]
 
 

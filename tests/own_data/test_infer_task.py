@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.infer_task import Inferred, Preprocessing, infer
@@ -406,6 +407,45 @@ def test_equal_samples_in_several_splits() -> None:
     assert expected in all_warnings(inferred(copied, Y))
     assert expected in all_warnings(inferred(table, Y))
     assert "have the inputs" not in all_warnings(inferred(SERIES, Y))
+
+
+def _near_copies(x: Array) -> list[str]:
+    """Return the warnings about near copies in samples [N, 8, 8] of three classes."""
+    result = infer(UserData(x=x, y=np.arange(len(x)) % 3), warn=lambda _: None)
+    return [text for text in result.warnings if "nearly equal" in text]
+
+
+def _draw_curve(count: int) -> Array:
+    """Return samples on a curve, whose neighbours are near."""
+    angles = RNG.uniform(0, 6, (count, 1, 1))
+    return np.sin(angles + np.arange(64).reshape(8, 8) / 9)
+
+
+def test_near_copies_in_several_splits_are_named() -> None:
+    originals = RNG.normal(size=(120, 8, 8))
+    copies = np.concatenate([originals] * 4)
+    copies += 0.01 * RNG.normal(size=copies.shape)
+    (warning,) = _near_copies(copies)
+    assert "100% of the samples of validation and test are nearly equal" in warning
+    few_copies = RNG.normal(size=(480, 8, 8))
+    few_copies[400:] = few_copies[:80] + 0.01 * RNG.normal(size=(80, 8, 8))
+    (warning,) = _near_copies(few_copies)
+    assert "--group" in warning
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        RNG.normal(size=(480, 8, 8)),
+        RNG.normal(size=(480, 8, 2)) @ RNG.normal(size=(2, 8)),
+        RNG.uniform(size=(480, 1, 1)) * np.arange(64).reshape(8, 8),
+        _draw_curve(480),
+        RNG.normal(size=(480, 8, 8)).cumsum(axis=2).cumsum(axis=1),
+    ],
+    ids=["noise", "some dimensions", "one dimension", "curve", "smooth"],
+)
+def test_neighbours_by_chance_are_no_copies(x: Array) -> None:
+    assert _near_copies(x) == []
 
 
 def test_the_name_follows_content_and_options() -> None:
