@@ -120,6 +120,11 @@ CLASSES_OF_TWO = 1
 SEVERAL_NUMBERS = 2
 """Version of arrays of features with several numbers as targets, once read as fields.
 """
+TEXTS = 3
+"""Version of tables with lists of categories or free text.
+
+Lists were once single categories, and free text was left out.
+"""
 _LAYERS = 4
 """Number of layers of the default body: that of the pocket tasks."""
 _IMBALANCE = 4.0
@@ -535,12 +540,13 @@ def _declare_task(
     data = divided.data
     options = divided.options
     splits = divided.splits
-    shape = preprocessing.encoder.shape
+    encoder = preprocessing.encoder
+    shape = encoder.shape
     modality: ModalityName = "image" if len(shape) == 3 else "sequence"
     stem = options.name or Path(data.source).stem
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
     return Task(
-        name=f"{BENCHMARK}/{slug}-{_digest(divided, summary, domain)}",
+        name=f"{BENCHMARK}/{slug}-{_digest(divided, encoder, summary, domain)}",
         title=options.title or printable(stem),
         domain=domain,
         input_shape=shape,
@@ -576,7 +582,9 @@ def _find_domain(data: UserData, preprocessing: Preprocessing) -> str:
     return "image" if len(encoder.shape) == 3 else "time series"
 
 
-def _digest(divided: _DividedData, summary: Survey, domain: str) -> str:
+def _digest(
+    divided: _DividedData, encoder: Encoder, summary: Survey, domain: str
+) -> str:
     """Return 6 hexadecimal digits of a hash of content and options.
 
     Names and texts for people do not change the hash.
@@ -594,6 +602,8 @@ def _digest(divided: _DividedData, summary: Survey, domain: str) -> str:
     is_array = data.kind_hint == "array"
     if is_array and domain == "tabular" and divided.target.coding.kind == "dense":
         header.append(SEVERAL_NUMBERS)
+    if isinstance(encoder, TableInputs) and encoder.has_texts:
+        header.append(TEXTS)
     columns = list(map(str, getattr(data.x, "columns", ())))
     shapes = [list(shape) for shape in sorted(summary.shapes)]
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())

@@ -29,10 +29,25 @@ from orca_ray.own_data.tables import (
     column_texts,
     parse_numbers,
 )
+from orca_ray.own_data.texts import (
+    Separator,
+    count_parts,
+    find_separator,
+    fit_terms,
+    is_free_text,
+)
 
 MOST_CATEGORIES = 64
 """Largest number of categories of a column that get a slot, the most frequent first."""
-_COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
+_MOST_PLAIN = 20
+"""Largest number of different texts that are categories in any case."""
+_COUNTED = {
+    "number": "of numbers",
+    "category": "of categories",
+    "list": "of lists of categories",
+    "date": "of dates",
+    "text": "of free text",
+}
 _FORMS: dict[str, tuple[ColumnHow, DateForm | AmountForm]] = {
     "day-first": ("date", "day-first"),
     "month-first": ("date", "month-first"),
@@ -51,10 +66,12 @@ _NUMBERING = re.compile(
 class _Reading:
     """How a column is read."""
 
-    kind: ColumnHow
+    kind: ColumnHow | Literal["list", "text"]
     form: DateForm | AmountForm = ""
     why: str = ""
     """Why the column is left out, or what is unusual about it."""
+    separator: Separator = ""
+    """Text between the parts of a list."""
 
 
 def fit_table(
@@ -262,13 +279,21 @@ def _number_reading(
 
 
 def _category_reading(valid: "pd.Series[Any]", numbers: _NumbersInText) -> _Reading:
-    """Return the reading of a column as categories.
+    """Return the reading of a column as categories, lists of categories or free text.
 
-    Text that differs in most rows is no input; such a column is left out.
+    Other text that differs in most rows, such as names, is no input; such a column is
+    left out.
     """
     num_values = valid.nunique()
+    texts = [text for text in column_texts(valid) if text is not None]
+    if num_values > _MOST_PLAIN:
+        separator = find_separator(texts)
+        if separator:
+            return _Reading("list", separator=separator)
     # More than 20 values that occur less than twice on average are no categories.
-    if num_values > 20 and num_values > 0.5 * len(valid):
+    if num_values > _MOST_PLAIN and num_values > 0.5 * len(valid):
+        if is_free_text(texts):
+            return _Reading("text")
         why = (
             f"{num_values} of its {len(valid)} values are different, as of names or"
             " free text, which is no input: give numbers or categories derived from it"
@@ -298,8 +323,10 @@ def _encoded_columns(
     If the column is constant in ``train``, there are none, and a warning is added to
     ``notes``.
     """
-    if reading.kind == "category":
-        columns = _category_columns(values.iloc[train])
+    if reading.kind in ("category", "list"):
+        columns = _category_columns(values.iloc[train], reading)
+    elif reading.kind == "text":
+        columns = _free_text_columns(values.iloc[train])
     elif reading.kind == "date":
         form = cast(DateForm, reading.form)
         dates = as_dates(values, form, data, notes.warn)
@@ -314,17 +341,45 @@ def _encoded_columns(
     return columns
 
 
-def _category_columns(values: "pd.Series[Any]") -> list[Column]:
-    """Return the column of a category whose most frequent values get slots."""
-    counts = Counter(column_texts(values))
-    is_missing = None in counts
-    names = sorted(text for text in counts if text is not None)
+def _category_columns(values: "pd.Series[Any]", reading: _Reading) -> list[Column]:
+    """Return the column of a category whose most frequent values get slots.
+
+    Of lists, the most frequent parts get slots.
+    """
+    texts = column_texts(values)
+    is_missing = None in texts
+    counts = Counter(text for text in texts if text is not None)
+    if reading.separator:
+        counts = count_parts(counts.elements(), reading.separator)
+    names = sorted(counts)
     # of equally frequent values, the first by name: `sorted` keeps their order
     frequent = sorted(names, key=lambda text: -counts[text])[:MOST_CATEGORIES]
     if len(frequent) + is_missing < 2:
         return []
     categories = tuple(sorted(frequent))
-    return [Column(name=str(values.name), kind="category", categories=categories)]
+    return [
+        Column(
+            name=str(values.name),
+            kind="list" if reading.separator else "category",
+            categories=categories,
+            separator=reading.separator,
+        )
+    ]
+
+
+def _free_text_columns(values: "pd.Series[Any]") -> list[Column]:
+    """Return the columns of the words of free text, each with as many as a category."""
+    texts = [text or "" for text in column_texts(values)]
+    terms, weights = fit_terms(texts)
+    return [
+        Column(
+            name=str(values.name),
+            kind="text",
+            categories=tuple(terms[first : first + MOST_CATEGORIES]),
+            weights=tuple(weights[first : first + MOST_CATEGORIES]),
+        )
+        for first in range(0, len(terms), MOST_CATEGORIES)
+    ]
 
 
 def _date_columns(

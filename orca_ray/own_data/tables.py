@@ -3,12 +3,12 @@
 Letters of shapes: N rows, W slots, L columns.
 """
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
@@ -22,6 +22,7 @@ from orca_ray.own_data.dates import (
     date_part,
 )
 from orca_ray.own_data.targets import label_text
+from orca_ray.own_data.texts import Separator, encode_terms, split_cell
 
 Floats = npt.NDArray[np.float64]
 STRONG_SHIFT = 20.0
@@ -29,12 +30,16 @@ STRONG_SHIFT = 20.0
 
 
 class Column(BaseModel):
-    """One column of the inputs: a number, a category, or a part of a date."""
+    """One column of the inputs.
+
+    It is a number, a category, a list of categories, a part of a date, or some of the
+    words of free text.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     name: str
-    kind: Literal["number", "category", "date"]
+    kind: Literal["number", "category", "date", "list", "text"]
     part: DatePart | None = None
     """For a date: day since 1970, month, weekday, hour or day of the year, as a number.
     """
@@ -44,8 +49,13 @@ class Column(BaseModel):
     """
     categories: tuple[str, ...] = ()
     """For a category: the values of the training split that have a slot. For other
-    values, all slots are 0.
+    values, all slots are 0. For a list, they are the parts of values, and for free text
+    the words.
     """
+    separator: Separator = ""
+    """For a list: the text between its parts."""
+    weights: tuple[float, ...] = ()
+    """For free text: the inverse document frequency of each word."""
     fill: float = 0.0
     """Median of the training split, which replaces a missing number."""
     mean: float = 0.0
@@ -57,13 +67,21 @@ class Column(BaseModel):
 class TableInputs(BaseModel):
     """Encoder of rows as [N, W, L]: L columns of W slots.
 
-    A category is a 1 in its slot, a number is in slot 0.
+    A category is a 1 in its slot, and so is each part of a list. A number is in slot 0.
+    The words of a column of free text are divided among several columns.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     form: Literal["table"] = "table"
     columns: tuple[Column, ...]
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        for column in self.columns:
+            if len(column.weights) not in (0, len(column.categories)):
+                raise ValueError(f"{column.name}: a word needs one weight")
+        return self
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +104,9 @@ class TableInputs(BaseModel):
         for place, column in enumerate(self.columns):
             x_NW = x_NWL[:, :, place]
             values = frame[column.name]
-            if column.kind == "category":
+            if column.kind == "text":
+                continue
+            if column.kind in ("category", "list"):
                 _encode_categories(x_NW, column, column_texts(values), data, warn)
                 continue
             if column.part is None:
@@ -97,7 +117,38 @@ class TableInputs(BaseModel):
                     dates[column.name] = as_dates(values, form, data, warn)
                 numbers = date_part(dates[column.name], column.part)
             _encode_numbers(x_NW, column, numbers, data, warn)
+        for name in self._names_of_texts:
+            self._encode_free_text(x_NWL, frame[name])
         return x_NWL
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether a column holds lists of categories, or free text."""
+        return any(column.kind in ("list", "text") for column in self.columns)
+
+    @property
+    def _names_of_texts(self) -> tuple[str, ...]:
+        """Names of the table's columns of free text, each once."""
+        names = [column.name for column in self.columns if column.kind == "text"]
+        return tuple(dict.fromkeys(names))
+
+    def _encode_free_text(self, x_NWL: Array, values: "pd.Series[Any]") -> None:
+        """Write the TF-IDF of all words of a column into the slots of its parts."""
+        places = [
+            place
+            for place, column in enumerate(self.columns)
+            if column.kind == "text" and column.name == values.name
+        ]
+        parts = [self.columns[place] for place in places]
+        terms = [term for part in parts for term in part.categories]
+        weights = [weight for part in parts for weight in part.weights]
+        texts = [text or "" for text in column_texts(values)]
+        tf_idf = encode_terms(texts, terms, weights)
+        first = 0
+        for place, part in zip(places, parts, strict=True):
+            end = first + len(part.categories)
+            x_NWL[:, : end - first, place] = tf_idf[:, first:end]
+            first = end
 
     def _frame(self, data: UserData) -> pd.DataFrame:
         """Return the rows as a table with the columns of training."""
@@ -136,16 +187,21 @@ def _check_columns(names: tuple[str, ...], frame: pd.DataFrame, source: str) -> 
 def _encode_categories(
     x_NW: Array, column: Column, values: list[str | None], data: UserData, warn: Warn
 ) -> None:
-    """Set the slot of each value to 1; values without a slot leave their row 0."""
-    slot_of: dict[str | None, int] = {
-        name: slot for slot, name in enumerate(column.categories)
-    }
+    """Set the slot of each value, or of each part of a list, to 1.
+
+    Values without a slot leave their row 0.
+    """
+    slot_of = {name: slot for slot, name in enumerate(column.categories)}
     unknown = set()
     for row, value in enumerate(values):
-        if value in slot_of:
-            x_NW[row, slot_of[value]] = 1
-        elif value is not None:
-            unknown.add(value)
+        if value is None:
+            continue
+        parts = split_cell(value, column.separator) if column.separator else [value]
+        for part in parts:
+            if part in slot_of:
+                x_NW[row, slot_of[part]] = 1
+            else:
+                unknown.add(part)
     if unknown:
         listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
         warn(

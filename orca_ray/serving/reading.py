@@ -52,6 +52,8 @@ _CELLS = {
     "number": _Number | None,
     "date": _Text | None,
     "category": _Text | int | _Number | bool | None,
+    "list": _Text | None,
+    "text": _Text | None,
 }
 """Type of a cell in JSON, for each kind of column."""
 _ARROW_ERRORS = (

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from orca_ray.cli.adapt import AdaptOptions
 from orca_ray.cli.app import app
@@ -434,3 +435,103 @@ def test_every_advice_can_be_typed(tmp_path: Path) -> None:
     encoder = infer(read(tmp_path / "t.csv", options), options).preprocessing.encoder
     assert isinstance(encoder, TableInputs)
     assert encoder.names == ("a 'b'", "v")
+
+
+GENRES = ("Drama", "Crime", "Comedy", "Action", "Horror", "Romance")
+
+
+def draw_genres(number: int) -> list[str]:
+    random = np.random.default_rng(number)
+    return list(random.choice(GENRES, random.integers(1, 4), replace=False))
+
+
+def test_a_cell_of_several_categories_sets_the_slot_of_each() -> None:
+    lists = [draw_genres(number) for number in range(N)]
+    cells = [", ".join(genres) for genres in lists]
+    result = inferred(cells)
+    place, column = next(
+        (place, column)
+        for place, column in enumerate(table_columns(result))
+        if column.name == "col"
+    )
+    assert column.categories == tuple(sorted(GENRES))
+    x = result.preprocessing.inputs(UserData(x=with_noise(cells)))
+    for row, genres in enumerate(lists):
+        expected = [float(genre in genres) for genre in column.categories]
+        assert x[row, :, place].tolist() == expected
+    warnings: list[str] = []
+    new_cells = ["Crime,  Western", None, "Drama"]
+    new_table = pd.DataFrame({"col": new_cells, "noise": [0.0] * 3})
+    x = result.preprocessing.inputs(UserData(x=new_table), warnings.append)
+    assert x[:, :, place].sum(axis=1).tolist() == [1, 0, 1]
+    assert "categories without a slot count as missing: Western" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda k: f"{k} Main Street, Springfield",  # as many parts as cells
+        lambda k: "abcdefghijklmnopqrstuvwxyz"[k % 26],  # no parts
+        lambda k: ["a", "b", "a, b"][k % 3],  # few values
+    ],
+)
+def test_other_cells_are_not_divided(write: Any) -> None:
+    result = inferred([write(k) for k in range(N)])
+    assert "list" not in {column.kind for column in table_columns(result)}
+
+
+SUBJECTS = ("boat river water sail wind", "bread oven flour yeast bake")
+
+
+def draw_text(number: int) -> str:
+    """Return a sentence about the subject ``number`` % 2."""
+    random = np.random.default_rng(number)
+    words = random.choice(SUBJECTS[number % 2].split(), 5).tolist()
+    return " ".join(["it", "was", *words, f"word{number}"])
+
+
+def test_free_text_becomes_the_tf_idf_of_frequent_words() -> None:
+    texts = [draw_text(number) for number in range(N)]
+    result = inferred(texts)
+    assert "left out" not in all_warnings(result)
+    read_again = Preprocessing.from_json(result.preprocessing.to_json())
+    x = read_again.inputs(UserData(x=with_noise(texts)))
+    (column,) = [each for each in table_columns(result) if each.kind == "text"]
+    place = table_columns(result).index(column)
+    expected_words = {"it", "was", *" ".join(SUBJECTS).split()}
+    assert set(column.categories) == expected_words
+    train_texts = [texts[row] for row in result.splits["train"]]
+    vectorizer = TfidfVectorizer(vocabulary=column.categories, sublinear_tf=True)
+    vectorizer.fit(train_texts)
+    expected = vectorizer.transform(texts).toarray()
+    np.testing.assert_allclose(x[:, : len(expected_words), place], expected, atol=1e-6)
+
+
+def test_the_words_of_free_text_are_divided_among_columns() -> None:
+    words = [f"word{number}" for number in range(100)]
+    texts = [
+        " ".join(np.random.default_rng(number).permutation(words))
+        for number in range(N)
+    ]
+    result = inferred(texts)
+    columns = table_columns(result)
+    assert [len(each.categories) for each in columns] == [64, 36, 0]
+    x = result.preprocessing.inputs(UserData(x=with_noise(texts)))
+    assert x.shape == (N, 64, 3)
+    np.testing.assert_allclose(x[:, :, :2].sum(axis=(1, 2)), 10, rtol=1e-4)
+    missing = pd.DataFrame({"col": [None], "noise": [0.0]})
+    assert not result.preprocessing.inputs(UserData(x=missing))[:, :, :2].any()
+
+
+def test_names_are_no_free_text() -> None:
+    result = inferred([f"Ms Jane Doe{number}" for number in range(N)])
+    assert "as of names or free text" in all_warnings(result)
+
+
+def test_a_word_without_a_weight_is_refused() -> None:
+    texts = [draw_text(number) for number in range(N)]
+    content = inferred(texts).preprocessing.to_json()
+    for column in content["encoder"]["columns"]:
+        column["weights"] = column["weights"][:1]
+    with pytest.raises(UserError, match="a word needs one weight"):
+        Preprocessing.from_json(content)
