@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from orca_ray.adaptation.sweep import SWEEP
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
@@ -219,6 +221,38 @@ def test_operations_of_an_fno(shape: tuple[int, ...], frequencies: int) -> None:
     layer = 10 * (products + transforms) + 2 * n * 8**2
     around_the_layers = 2 * n * 4 * 8**2
     assert operations("fno", task, values) == 2 * layer + around_the_layers
+
+
+@pytest.mark.parametrize(
+    ("shape", "width", "modes"), [((64,), 64, 16), ((32, 32), 32, 12)]
+)
+def test_an_fno_of_size_0_is_that_of_the_paper(
+    shape: tuple[int, ...], width: int, modes: int
+) -> None:
+    task = make_task(Target("dense", shape=shape), (1, *shape))
+
+    def fno(width: int, modes: int) -> tuple[str, float | None]:
+        values: dict[str, Scalar] = {"fno.width": width, "fno.modes": modes}
+        model = start(NO_BODY, "fno", task=task, hyperparameters=values).model
+        shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+        return str(shapes), operations("fno", task, values)
+
+    assert fno(0, 0) == fno(width, modes)
+    assert fno(24, 0) == fno(24, modes)
+
+
+def test_adapt_takes_modes_that_a_fine_grid_needs() -> None:
+    """A field has 14 waves, as the Kuramoto-Sivashinsky equation on a long line."""
+    settings = yaml.safe_load(SWEEP.read_text())["per_method"]["fno"]["settings"]
+    values = {name: settings[name] for name in ("fno.width", "fno.modes")}
+    random = np.random.default_rng(0)
+    task = make_task(Target("dense", shape=(128,)), (1, 128))
+    model = start(NO_BODY, "fno", task=task, hyperparameters=values).model
+    wave = np.sin(2 * np.pi * 14 * np.arange(128) / 128 + random.uniform())
+    spectral = model.body.spectral[0]
+    width = spectral.weight.shape[0]
+    field = torch.from_numpy(wave).float().expand(1, width, 1, 128)
+    assert spectral(field).abs().max() > 0.01
 
 
 def test_operations_of_minirocket() -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe
@@ -32,14 +32,31 @@ It was measured on a CPU core.
 class FnoConfig(Config):
     """Options of the Fourier neural operator."""
 
-    modes: Number = 12
+    modes: Count = 12
     """Number of frequencies that a layer keeps in each direction of each axis; all, if
-    the resolution has fewer.
+    the resolution has fewer. 0: as in the paper, 16 for one axis and 12 for two.
     """
-    width: Number = 32
-    """Number of channels."""
+    width: Count = 32
+    """Number of channels. 0: as in the paper, 64 for one axis and 32 for two."""
     layers: Number = 4
     """Number of Fourier layers."""
+
+
+class _Size(NamedTuple):
+    """Size of a Fourier layer."""
+
+    width: int
+    modes: int
+
+
+_SIZES_OF_PAPER = {1: _Size(width=64, modes=16), 2: _Size(width=32, modes=12)}
+"""Sizes by the number of axes, in section 5 of Li et al., 2021."""
+
+
+def _size(width: int, modes: int, num_axes: int) -> _Size:
+    """Return the size of a layer; 0 stands for the paper's for this number of axes."""
+    of_paper = _SIZES_OF_PAPER[num_axes]
+    return _Size(width or of_paper.width, modes or of_paper.modes)
 
 
 @dataclass(frozen=True)
@@ -64,12 +81,14 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.fourier import FourierBody, build_field_model
 
     config = request.hyperparameters.of(FnoConfig)
+    num_axes = len(request.arguments["input_shape"]) - 1
+    size = _size(config.width, config.modes, num_axes)
     dropout = request.hyperparameters.refine.dropout
     return build_field_model(
         lambda layout: FourierBody(
-            layout, config.width, config.layers, config.modes, dropout
+            layout, size.width, config.layers, size.modes, dropout
         ),
-        width=config.width,
+        width=size.width,
         **request.given("input_shape", "target", "seed", "statistics"),
     )
 
@@ -104,10 +123,11 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     """
     if task.input_shape is None:
         return None
-    modes = int(values["fno.modes"])
-    width = int(values["fno.width"])
-    layers = int(values["fno.layers"])
     *first_sides, last_side = task.input_shape[1:]
+    width, modes = _size(
+        int(values["fno.width"]), int(values["fno.modes"]), len(first_sides) + 1
+    )
+    layers = int(values["fno.layers"])
     points = math.prod(task.input_shape[1:])
     frequencies = min(modes, last_side // 2 + 1) * math.prod(
         min(2 * modes, side) for side in first_sides
