@@ -31,8 +31,10 @@ from orca_ray.methods.stages.ridge import FINE_PENALTIES, PENALTIES
 from orca_ray.methods.stages.ridge_regression import best_left_out
 from orca_ray.methods.stages.training_features import regression_targets
 from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.models import minirocket
+from orca_ray.models.embedder import PointEmbedder
 from orca_ray.models.features import FEATURES, KernelBody, NearestBody, StoredBody
-from orca_ray.models.minirocket import HydraBody
+from orca_ray.models.minirocket import HydraBody, MiniRocketBody
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
 from tests.training.training_toys import same
@@ -442,6 +444,23 @@ def test_the_nearest_by_hand() -> None:
     body.values = torch.tensor([[1.0], [2.0], [9.0]])
     body.weights = torch.tensor([0.5, 0.5, 0.0])
     assert body(torch.tensor([[[0.4]], [[4.0]]])).flatten().tolist() == [1.5, 5.5]
+
+
+def test_the_convolutions_of_one_channel_are_laid_out_channel_by_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With channels last, comparisons with biases take eight times as long."""
+    steps: list[int] = []
+
+    def record_step(outputs: Tensor, biases: Tensor) -> Tensor:
+        steps.append(outputs.stride(2))
+        return torch.zeros(*outputs.shape[:2], biases.shape[1])
+
+    monkeypatch.setattr(minirocket, "_shares_above", record_step)
+    body = MiniRocketBody(60, 1, {1: 2, 2: 1}, seed=0)
+    embedder = PointEmbedder((1, 60))
+    body(embedder(torch.zeros(3, 1, 60)))
+    assert steps == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("length", [9, 40])
