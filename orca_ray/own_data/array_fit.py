@@ -106,7 +106,7 @@ def survey_samples(data: UserData) -> Survey:
 
 def _sketch(sample: Array, directions: Array) -> Array:
     """Return the projections of evenly spaced values of a sample on ``directions``."""
-    step = -(-sample.size // _PROJECTED)
+    step = max(1, -(-sample.size // _PROJECTED))
     values = np.asarray(sample.reshape(-1)[::step], dtype=np.float64)
     # Some numbers are so large that they count as missing.
     known = np.where(np.abs(values) < _LARGEST_SKETCHED, values, 0.0)
