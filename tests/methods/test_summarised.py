@@ -350,7 +350,7 @@ def test_few_features_are_fitted_if_samples_and_features_are_very_many(
     values: dict[str, Scalar] = {"minirocket.features": 840}
     trial = start(NO_BODY, "minirocket_hydra", hyperparameters=values)
     run(trial)
-    weight = trial.model.head.output.weight
+    weight = trial.model.state_dict()["head.output.weight"]
     assert (weight != 0).any(dim=0).sum() == 30
     outcome = trial.result()
     assert f"fitted on 30 of {weight.shape[1]} features" in (outcome.notes or "")

@@ -1,6 +1,5 @@
 """The fuzzer of servers: a few attacks, and faults of a server that it must find."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,7 @@ decoding.DecodingProcess.read = faulty
 
 
 @pytest.fixture(scope="module")
-def folder(
-    module_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def folder(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_models(folder)
     return folder
