@@ -249,8 +249,8 @@ def test_adapt_takes_modes_that_a_fine_grid_needs() -> None:
     task = make_task(Target("dense", shape=(128,)), (1, 128))
     model = start(NO_BODY, "fno", task=task, hyperparameters=values).model
     wave = np.sin(2 * np.pi * 14 * np.arange(128) / 128 + random.uniform())
-    spectral = model.body.spectral[0]
-    width = spectral.weight.shape[0]
+    spectral = model.get_submodule("body.spectral.0")
+    width = spectral.get_parameter("weight").shape[0]
     field = torch.from_numpy(wave).float().expand(1, width, 1, 128)
     assert spectral(field).abs().max() > 0.01
 
