@@ -60,7 +60,7 @@ def is_hdf5(path: Path) -> bool:
 
 
 class StoredArray(NamedTuple):
-    """What an HDF5 file says about one data set."""
+    """Shape and type of one data set in an HDF5 file."""
 
     shape: tuple[int, ...] | None
     """None: it has no values, not even one, or is no data set but a group."""

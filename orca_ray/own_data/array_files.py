@@ -166,7 +166,10 @@ def _read_rows(
     dtype: np.dtype[Any],
     part: RowIndex,
 ) -> Array:
-    """Return rows of an array in an HDF5 file, of which ``read`` reads a selection."""
+    """Return rows of an array in an HDF5 file.
+
+    ``read`` is a function that reads the rows of a selection.
+    """
     # h5py requires ascending indices, each once
     rows, place = np.unique(np.arange(shape[0])[part], return_inverse=True)
     if not len(rows):

@@ -86,8 +86,9 @@ class RidgeStage(FittedStage):
     def _fitted_features(self) -> Columns:
         """Return the features to fit: all, or random ones of very many.
 
-        The features of MiniRocket and Hydra are random: a fifth of them is worth nearly
-        as much as all, and more than all of them on a quarter of the samples.
+        The features of MiniRocket and Hydra are random themselves, so that fewer of
+        them are a smaller model of the same kind. What the others would have added was
+        not measured.
         """
         trial = self._trial
         width = trial.model.body.feature_width

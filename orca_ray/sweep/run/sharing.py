@@ -64,7 +64,10 @@ class TrialsWanted:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a driver could run on the cluster now, running trials included."""
+    """The trials that a driver could run on the cluster now.
+
+    Trials that run already are among them.
+    """
 
     driver: str
     """Random identifier of the driver."""
