@@ -42,6 +42,7 @@ from orca_ray.adaptation.configuration import (
     changed_values,
 )
 from orca_ray.adaptation.expected_seconds import busy_seconds
+from orca_ray.adaptation.refits import COPIES, MOST_COPIES, ROUNDS
 from orca_ray.adaptation.sweep import SLOW_IMPORTS, AdaptationSweep
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -138,6 +139,18 @@ def second_pass(plan: SearchPlan) -> Iterator[Wanted]:
     if EPOCHS in plan.first:
         yield Wanted(plan, half, 2)
         yield Wanted(plan, half, ALL)
+
+
+def refits(plan: SearchPlan, history: History) -> Iterator[Wanted]:
+    """Yield the fit of boosted trees to all samples with the best number of epochs.
+
+    Like `orca_ray.adaptation.refits`, it has several copies.
+    """
+    record = history.records.get(Wanted(plan, {}, 1).trial.key)
+    if record is not None and record.best_epoch and ROUNDS in plan.first:
+        usual = Configuration(plan.method, {}, plan.first)
+        values = usual.values_of_schedule(record.best_epoch)
+        yield Wanted(plan, {**values, COPIES: MOST_COPIES}, ALL)
 
 
 def third_pass(plan: SearchPlan) -> Iterator[Wanted]:
@@ -331,6 +344,8 @@ class ReplaySet:
             wanted = [each for plan in plans for each in PASSES[number](plan)]
             if number == 1:
                 wanted.sort(key=lambda each: each.epochs)
+            if number == 2:
+                wanted += [each for plan in plans for each in refits(plan, history)]
             source = TrialList(
                 plans,
                 history,
