@@ -368,6 +368,8 @@ class ReplaySet:
     def _keep_outputs(self, models: StoredModels, record: Record) -> None:
         """Store a model's outputs for the peers' test, and delete the model."""
         key = record.trial_key
+        if not models.has(key):
+            return  # a run that was killed had kept the outputs, but stored no record
         predictor = Predictor.load(self.results / "models" / key)
         chunks = self._peer_inputs(predictor)
         outputs = np.concatenate([predictor.outputs_of(chunk) for chunk in chunks])
