@@ -50,14 +50,7 @@ from benchmarks.replay_table import (
     table_names,
 )
 from orca_ray.adaptation.choice import Choice
-from orca_ray.adaptation.configuration import (
-    ALL,
-    EPOCHS,
-    FOLD,
-    SCHEDULE,
-    START,
-    Configuration,
-)
+from orca_ray.adaptation.configuration import ALL, EPOCHS, FOLD, SCHEDULE, Configuration
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.intervals import Judged
 from orca_ray.adaptation.judge import Judge
@@ -80,7 +73,8 @@ from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.registry import DECLARATION, own_directory, task_to_json
 from orca_ray.tasks.task import Task
 
-RATE = "refine.learning_rate"
+START = "refine.start"
+"""Hyper-parameter with the key of the trial whose model a training starts from."""
 LEAST_SECONDS = 0.01
 """Least duration of a simulated trial, so that each simulation ends."""
 SIMILAR_EPOCHS = 1.5
