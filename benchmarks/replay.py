@@ -29,8 +29,9 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Protocol, cast
@@ -65,7 +66,7 @@ from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import averaging
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.trial_spec import TrialSpec, canonical_json
 from orca_ray.sweep.search.history import History
@@ -180,6 +181,15 @@ class Answers:
         """Return the hyper-parameters of the first stored trial of a method."""
         return self._by_method[method][0].values
 
+    def suggestions_of(self, method: str) -> list[str]:
+        """Return the stored suggestions for a method, as `without_schedule` does."""
+        suggested = [
+            without_schedule(each.values)
+            for each in self._by_method[method]
+            if is_suggested(each, method, self)
+        ]
+        return list(dict.fromkeys(suggested))
+
     def answer(self, trial: TrialSpec, now: float) -> Record:
         """Return the record of a simulated trial that starts at the time ``now``."""
         found = self.find(trial)
@@ -259,13 +269,7 @@ class Answers:
     ) -> Found:
         """Return the stored suggestion that answers for a suggestion."""
         method = trial.method
-        stored = list(
-            dict.fromkeys(
-                without_schedule(each.values)
-                for each in self._by_method[method]
-                if is_suggested(each, method, self)
-            )
-        )
+        stored = self.suggestions_of(method)
         names = self._suggestions[method]
         name = without_schedule(values)
         if name not in names:
@@ -486,8 +490,22 @@ def make_plans(table: TrialTable) -> list[SearchPlan]:
     methods = [method for method in chosen if method in stored]
     spec = AdaptationSweep(task=table.task, methods=methods).spec()
     fingerprints = {table.task.name: table.data.fingerprint}
-    plans = plan_searches(spec, fingerprints, gpus=False)
-    return [replace(plan, source=table.sources[plan.method]) for plan in plans]
+    answers = Answers(table)
+    plans = list[SearchPlan]()
+    for plan in plan_searches(spec, fingerprints, gpus=False):
+        kind = SearchPlan if answers.suggestions_of(plan.method) else PlanWithoutSpace
+        values = {each.name: getattr(plan, each.name) for each in fields(plan)}
+        plans.append(kind(**{**values, "source": table.sources[plan.method]}))
+    return plans
+
+
+class PlanWithoutSpace(SearchPlan):
+    """Plan of a method of which no suggestion is stored: nothing is suggested."""
+
+    @cached_property
+    def space(self) -> Mapping[str, Dimension]:
+        """The empty search space."""
+        return {}
 
 
 def register_declaration(task: Task) -> None:

@@ -138,7 +138,7 @@ def write_table(table: TrialTable, folder: Path) -> int:
         "estimates": dict(table.estimates),
         "sources": dict(table.sources),
     }
-    arrays = {f"{name}_y": table.data.splits[name].y for name in SPLITS}
+    arrays: dict[str, Any] = {f"{name}_y": table.data.splits[name].y for name in SPLITS}
     arrays["answers"] = table.answers
     if table.data.folds is not None:
         arrays["folds"] = table.data.folds
@@ -226,7 +226,7 @@ def build_table(name: str, work: Path) -> TrialTable:
     from benchmarks.peers.sets import SETS
     from benchmarks.replay_trials import ReplaySet
     from orca_ray.adaptation.sweep import AdaptationSweep
-    from orca_ray.methods.model_folder import PREPROCESSING
+    from orca_ray.methods.model_config import PREPROCESSING
     from orca_ray.own_data.infer_task import Preprocessing
 
     prepared = ReplaySet.prepare(SETS[name], work)
