@@ -22,6 +22,7 @@ from orca_ray.data.archives import (
     damaged,
     growth_error,
 )
+from orca_ray.data.hdf5_chunks import chunk_grid
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted, shorten
 
@@ -247,16 +248,43 @@ def start_of_numbers(dataset: Any) -> int | None:
 
     None: they are in chunks, in another form, of another kind, or were not written.
     """
-    from h5py import h5t
-
-    has_same_form = dataset.dtype.kind in "iuf" and (
-        h5t.py_create(dataset.dtype) == dataset.id.get_type()
-    )
     start = dataset.id.get_offset()
-    if not has_same_form or not dataset.nbytes or start is None:
+    if not _has_form_of_memory(dataset) or not dataset.nbytes or start is None:
         return None
     is_whole = dataset.id.get_storage_size() == dataset.nbytes
     return int(start) if is_whole else None
+
+
+def _has_form_of_memory(dataset: Any) -> bool:
+    """Return whether a file has numbers as NumPy has them in memory."""
+    from h5py import h5t
+
+    is_same_type = h5t.py_create(dataset.dtype) == dataset.id.get_type()
+    return dataset.dtype.kind in "iuf" and is_same_type
+
+
+def starts_of_chunks(dataset: Any) -> Array | None:
+    """Return where a file has each chunk of a data set, as NumPy has it in memory.
+
+    The array has an axis for each axis of the data set. None: the numbers are not in
+    chunks, compressed, in another form, of another kind, or not all written. The
+    sizes of the chunks must have been checked (`check_chunks`).
+    """
+    if not dataset.chunks or not dataset.nbytes or not _has_form_of_memory(dataset):
+        return None
+    if dataset.id.get_create_plist().get_nfilters():
+        return None
+    grid = chunk_grid(dataset.shape, dataset.chunks)
+    chunks = list[Any]()
+    dataset.id.chunk_iter(chunks.append)
+    starts = {chunk.chunk_offset: chunk.byte_offset for chunk in chunks}
+    offsets = [
+        tuple(number * size for number, size in zip(place, dataset.chunks, strict=True))
+        for place in np.ndindex(grid)
+    ]
+    if set(starts) != set(offsets):
+        return None
+    return np.array([starts[offset] for offset in offsets], np.int64).reshape(grid)
 
 
 def decode_texts(path: Path, name: str, allowed_bytes: int) -> Array:

@@ -23,6 +23,7 @@ import numpy as np
 from orca_ray.data import cache, hdf5
 from orca_ray.data.archives import archive_errors, max_bytes
 from orca_ray.data.child_process import ChildProcess, accept, limit_cpu, limit_memory
+from orca_ray.data.hdf5_chunks import map_chunks
 from orca_ray.data.npy import map_array
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
@@ -105,17 +106,30 @@ class Hdf5Process:
         """Return a function that reads a selection of a data set.
 
         The selection is a slice or ascending indices of the first axis, or a tuple with
-        one of them. Numbers that the file has in one piece are memory-mapped, so that
-        the process only says where they are. Raises UserError for a chunk that has
-        another size than the file declares (see `check_chunks`).
+        one of them. Numbers that the file has in one piece or in uncompressed chunks
+        are memory-mapped, so that the process only says where they are. Raises
+        UserError for a chunk that has another size than the file declares (see
+        `check_chunks`).
         """
         stored = self.describe(name)
-        start = self._ask("check", name)["start"]
-        if start is None or stored.shape is None:
+        with self._lock:
+            places = self._answer("check", name)
+            starts = self._result(places) if places["chunk_shape"] else None
+        if stored.shape is None:
             return functools.partial(self._read, name)
-        with archive_errors(self.path, "HDF5 file"), cache.open_file(self.path) as file:
-            mapped = map_array(file, stored.dtype, stored.shape, "C", start)
-        return lambda selection: np.array(mapped[selection])
+        with archive_errors(self.path, "HDF5 file"):
+            if starts is not None:
+                chunk_shape = tuple(places["chunk_shape"])
+                return map_chunks(
+                    self.path, stored.shape, stored.dtype, chunk_shape, starts
+                ).read
+            if places["start"] is not None:
+                with cache.open_file(self.path) as file:
+                    mapped = map_array(
+                        file, stored.dtype, stored.shape, "C", places["start"]
+                    )
+                return lambda selection: np.array(mapped[selection])
+        return functools.partial(self._read, name)
 
     def _read(self, name: str, selection: Any) -> Array:
         with self._lock:
@@ -250,7 +264,7 @@ def _work(connection_descriptor: int, results: int) -> None:
         try:
             answer = _REQUESTS[request](path, *arguments)
             if "array_result" in answer:
-                answer = _written(answer["array_result"], results)
+                answer |= _written(answer.pop("array_result"), results)
         except UserError as error:
             answer = {"refusal": str(error)}
         except MemoryError:
@@ -297,10 +311,13 @@ def _description(item: Any) -> tuple[Any, ...]:
 def _check(path: Path, name: str) -> dict[str, Any]:
     with hdf5.open_hdf5(path, (name,)) as file:
         dataset = file[name]
-        # Objects are neither inputs nor targets.
-        if not dataset.dtype.hasobject:
-            hdf5.check_chunks(path, name, dataset)
-        return {"start": hdf5.start_of_numbers(dataset)}
+        if dataset.dtype.hasobject:  # objects are neither inputs nor targets
+            return {"start": None, "chunk_shape": None}
+        hdf5.check_chunks(path, name, dataset)
+        starts = hdf5.starts_of_chunks(dataset)
+        if starts is not None:
+            return {"chunk_shape": dataset.chunks, "array_result": starts}
+        return {"start": hdf5.start_of_numbers(dataset), "chunk_shape": None}
 
 
 def _read(path: Path, name: str, selection: Any) -> dict[str, Any]:
