@@ -7,6 +7,7 @@ requests anything.
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
         **options: Any,
     ) -> Any:
         file = tmp_path / "board.html"
-        html = render(content or data(), refresh_seconds=refresh)
+        html = render(deepcopy(content or data()), refresh_seconds=refresh)
         file.write_text(html, encoding="utf-8")
         defaults = {"viewport": {"width": 1200, "height": 900}, "offline": True}
         context = browser.new_context(**(defaults | options))

@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -40,14 +41,25 @@ def test_what_is_bundled_comes_with_its_licence() -> None:
 
 
 def test_the_page_is_small_and_equal_for_equal_data() -> None:
-    page = render(data())
+    page = render(deepcopy(data()))
     data.cache_clear()
-    assert page == render(data())
+    assert page == render(deepcopy(data()))
     assert len(page.encode()) < 500_000
     methods = ["nft", "orca", *map(str, range(40))]
     many = page_of([make_record(method, method=method) for method in methods])
     assert many["pairs"] == []
     assert [question["name"] for question in many["questions"]] == ["aligning"]
+
+
+def test_content_leaves_memory_while_it_is_written() -> None:
+    content = deepcopy(data())
+    records = content["records"]
+    page = render(content)
+    assert not content
+    assert not records
+    embedded = re.search(r'id="data">(.*?)</script>', page)
+    assert embedded is not None
+    assert json.loads(embedded[1]) == data()
 
 
 def test_methods_are_linked_with_their_paper_and_code() -> None:
@@ -60,7 +72,7 @@ def test_methods_are_linked_with_their_paper_and_code() -> None:
 
 
 def test_the_policy_allows_the_pages_own_script_only() -> None:
-    page = render(data())
+    page = render(deepcopy(data()))
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     rules = dict(rule.split(" ", 1) for rule in html.unescape(policy[1]).split("; "))
