@@ -1,7 +1,7 @@
 """Expected durations of trials, from the measured durations of ended trials."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from statistics import mean
 
@@ -121,6 +121,32 @@ class ExpectedSeconds:
         usual_epochs = num_epochs(self._plans[method].first)
         measured = mean(self._rates[method]) * usual_epochs + OVERLOOKED
         return measured / (self.estimate(method) + OVERLOOKED)
+
+
+def seconds_of_untried(
+    tried: Collection[str],
+    configurations: Sequence[Configuration],
+    plans: Sequence[SearchPlan],
+    estimate: Callable[[Sequence[SearchPlan]], Mapping[tuple[str, str], float]],
+) -> dict[str, float]:
+    """Return the expected seconds of a first trial of each method without a trial.
+
+    Args:
+        tried: names of the methods that have a trial.
+        configurations: configurations with the records of ended trials.
+        plans: plans of all methods.
+        estimate: function from plans to seconds by (task, method).
+    """
+    if all(plan.method in tried for plan in plans):
+        return {}
+    estimates = {method: value for (_, method), value in estimate(plans).items()}
+    by_method = {plan.method: plan for plan in plans}
+    expected = ExpectedSeconds(configurations, by_method, estimates)
+    return {
+        method: expected.of(Configuration(method, {}, plan.first))
+        for method, plan in by_method.items()
+        if method not in tried
+    }
 
 
 def _kind_of(method: str) -> tuple[bool, bool]:

@@ -15,10 +15,18 @@ from typing import Any, NamedTuple
 from orca_ray.adaptation.candidates import score_of
 from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.configuration import Configuration
+from orca_ray.adaptation.intervals import Interval
 from orca_ray.adaptation.judge import Judge
 from orca_ray.adaptation.page_figures import make_evidence
 from orca_ray.methods.model_config import ModelConfig, describe_members
+from orca_ray.tasks.metrics import get_metric
 
+LEAST_COMMON_FOLDS = 2
+"""Least number of folds that two methods must have in common for a verdict, where the
+data have several folds.
+"""
+MOST_NAMES = 3
+"""Largest number of configurations of an ensemble that the headline names."""
 HALF_OF_NUMBERS = 1e-7
 """Number that is added to both scores of a ratio, if scores are no shares: a score may
 be 0.
@@ -47,6 +55,8 @@ class Report:
     """What the model is, in words."""
     baseline: str
     verdict: str
+    headline: str = ""
+    """What was found, e.g. "forest has an error of 9.7 % [6.1, 14.0]"."""
     holdout: float | None = None
     """Score on the outer test split; None: there is no split. The choice of the model
     did not use the split, except as `Judge.leader` and `Judge.ensemble` say.
@@ -54,6 +64,8 @@ class Report:
     num_holdout: int = 0
     standings: Sequence[Mapping[str, Any]] = ()
     """The best configuration of each method, best first; see `make_standings`."""
+    not_run: Sequence[Mapping[str, Any]] = ()
+    """Methods without a trial: ``method``, and ``seconds`` that a trial would take."""
     curve: Sequence[tuple[float, float]] = ()
     """Points of the seconds since the start and the best validation score so far."""
     size_mb: float = 0.0
@@ -85,6 +97,7 @@ def make_report(
     *,
     label_names: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    not_run: Mapping[str, float] | None = None,
 ) -> Report:
     """Return the report of a chosen model.
 
@@ -94,6 +107,7 @@ def make_report(
         config: configuration of the model.
         label_names: names of the classes or labels.
         warnings: warnings about the data.
+        not_run: seconds that a trial would take of each method without a trial.
     """
     verdict = make_verdict(judge)
     outer = judge.held_out(choice)
@@ -111,8 +125,13 @@ def make_report(
         num_holdout=judge.outputs.num_test,
         baseline=verdict.baseline,
         verdict=verdict.sentence,
+        headline=make_headline(choice, judge.outputs.task.metric, expected),
         standings=make_standings(judge),
         curve=make_curve(judge),
+        not_run=[
+            {"method": method, "seconds": seconds}
+            for method, seconds in (not_run or {}).items()
+        ],
         warnings=tuple(warnings),
         evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
     )
@@ -133,6 +152,23 @@ def _describe_model(choice: Choice, config: ModelConfig) -> str:
         return description
     subject = f"{first} " if is_ensemble else ""
     return f"{description}, {subject}trained on after the comparison"
+
+
+def make_headline(choice: Choice, metric: str, score: Interval) -> str:
+    """Return a sentence with the chosen model and the score expected of it."""
+    names = list(dict.fromkeys(part.name for part, _ in choice.parts))
+    if len(names) == 1:
+        subject = names[0]
+    elif len(names) <= MOST_NAMES:
+        subject = f"The mean of {', '.join(names[:-1])} and {names[-1]}"
+    else:
+        subject = f"An ensemble of {len(names)} methods"
+    if metric == "error":
+        percents = [100 * value for value in (score.value, score.low, score.high)]
+        value, low, high = (f"{percent:.1f}" for percent in percents)
+        return f"{subject} has an error of {value} % [{low}, {high}]"
+    value, low, high = (f"{end:.3g}" for end in (score.value, score.low, score.high))
+    return f"{subject} has {get_metric(metric).title} {value} [{low}, {high}]"
 
 
 def make_standings(judge: Judge) -> list[dict[str, Any]]:
@@ -180,12 +216,19 @@ def make_verdict(judge: Judge) -> Verdict:
 def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) -> str:
     """Return a sentence that compares a transformer with the best baseline.
 
-    The scores are those of the folds that both have.
+    The scores are those of the folds that both have. They must have at least
+    `LEAST_COMMON_FOLDS`, unless the data have a single validation split.
     """
     name = transformer.name
+    num_common = len(transformer.records.keys() & baseline.records.keys())
+    num_needed = LEAST_COMMON_FOLDS if judge.outputs.division_size else 1
+    if num_common < num_needed:
+        return (
+            f"{name} and {baseline.name} have too little in common to say which is"
+            f" better: {_count(num_common, 'common fold')}, and a verdict takes"
+            f" {num_needed}; more --minutes give more folds"
+        )
     cost = f"{baseline.name}, which takes {baseline.mean_seconds:.2g} s"
-    if not transformer.records.keys() & baseline.records.keys():
-        return f"{name} is not measurably better than {cost}"
     if judge.network is not None:
         cost += f", before {judge.network.name} trained on"
     judged = judge.outputs.out_of_fold(transformer, baseline)
@@ -197,14 +240,34 @@ def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) 
         *judged.predictions,
         of=lambda score, other: (score + half) / (other + half),
     )
-    share = f"{ratio} of the error"
-    if ratio.high < 1:
-        return f"the transformer earns its cost: {name} has {share} of {cost}"
-    if ratio.low > 1:
-        return f"the transformer does not pay: {name} has {share} of {cost}"
+    basis = f"{len(judged.y):,} samples of {_count(num_common, 'common fold')}"
     if not math.isfinite(ratio.high):
-        share = "all compared samples are of one group"
-    return f"{name} is not measurably better than {cost} ({share})"
+        basis += ", all of one group"
+    has_share = f"{name} has {_times_the_error(ratio)} {cost} ({basis})"
+    if ratio.high < 1:
+        return f"the transformer earns its cost: {has_share}"
+    if ratio.low > 1:
+        return f"the transformer does not pay: {has_share}"
+    if not math.isfinite(ratio.high):
+        return f"{name} is not measurably better than {cost} ({basis})"
+    return f"the transformer is not measurably better: {has_share}"
+
+
+def _times_the_error(ratio: Interval) -> str:
+    """Return a ratio of errors in words, e.g. "2.2 times the error [1.2, 7] of"."""
+    value, low, high = map(_ratio_text, (ratio.value, ratio.low, ratio.high))
+    return f"{value} times the error [{low}, {high}] of"
+
+
+def _ratio_text(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun, e.g. "no common fold", "2 common folds"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number or 'no'} {noun}s"
 
 
 def make_curve(judge: Judge) -> list[tuple[float, float]]:

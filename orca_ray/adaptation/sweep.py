@@ -19,6 +19,7 @@ import torch
 
 from orca_ray.adaptation.candidates import Identity
 from orca_ray.adaptation.choice import Choice
+from orca_ray.adaptation.expected_seconds import seconds_of_untried
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.judge import Judge
 from orca_ray.adaptation.model import (
@@ -41,6 +42,7 @@ from orca_ray.options import KeepModels
 from orca_ray.paths import expand_user
 from orca_ray.process import this_node
 from orca_ray.results.models import StoredModels
+from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import joined_address, make_executor
 from orca_ray.sweep.executors.ray import num_workers
@@ -307,14 +309,18 @@ class AdaptationSweep:
 
         Raises UserError if no trial has ended with a model.
         """
+        models = StoredModels(self.results)
+        return Judge(self.task, self._data(), self._records(), models)
+
+    def _records(self) -> list[Record]:
+        """Return the records of the ended trials, without those of other bodies."""
         store = ResultsStore(self.results, create=True)
         body = self.body if self.body else self.task.body
-        records = [
+        return [
             record
             for record in store.load(self.spec().sweep_id).values()
             if record.body in ("", NO_BODY, body)
         ]
-        return Judge(self.task, self._data(), records, StoredModels(self.results))
 
     def save(self, out: str | Path) -> Report:
         """Write the model to the folder ``out``, and return its report.
@@ -480,10 +486,17 @@ class AdaptationSweep:
             model.config,
             label_names=model.label_names,
             warnings=self.warnings,
+            not_run=self._seconds_of_untried(judge),
         )
         return replace(
             report, size_mb=measurement.size_mb, latency_ms=measurement.latency_ms
         )
+
+    def _seconds_of_untried(self, judge: Judge) -> dict[str, float]:
+        """Return the expected seconds of a trial of each method without a trial."""
+        tried = {record.method for record in self._records()}
+        plans = plan_searches(self.spec(), gpus=False)
+        return seconds_of_untried(tried, judge.ranked, plans, seconds_here)
 
     def _delete_other_models(self, judge: Judge, choice: Choice) -> None:
         """Delete the stored models, except those of ``choice`` and of the best.

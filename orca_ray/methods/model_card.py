@@ -208,10 +208,24 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
     for row in report["standings"]:
         if row["method"] == report["baseline"]:
             lines.append(f"Best baseline: {row['method']}, {interval_text(row)}.")
+    lines += not_run_lines(report)
     if report["size_mb"]:
         lines.append(
             f"{report['size_mb']:.3g} MB; {report['latency_ms']:.3g} ms for one sample,"
             " where the model was made."
+        )
+    return lines
+
+
+def not_run_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each method without a trial, with the minutes it needs."""
+    lines = list[str]()
+    for row in report.get("not_run", ()):
+        minutes = max(1, math.ceil(row["seconds"] / 60))
+        unit = "minute" if minutes == 1 else "minutes"
+        lines.append(
+            f"Not run: {row['method']} needs about {minutes} {unit} a trial; give more"
+            " --minutes or fewer --methods."
         )
     return lines
 

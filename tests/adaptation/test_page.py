@@ -105,6 +105,14 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
     assert text.count("<tr>") == num_heads + num_methods + num_findings
 
 
+def test_the_title_is_what_was_found() -> None:
+    text = make_page(headline="forest has an error of 9.7 % [6.1, 14.0]")
+    titles = re.findall("<(title|h1)>(.*?)</", text)
+    assert [tag for tag, _ in titles] == ["title", "h1"]
+    for _, title in titles:
+        assert title.startswith("forest has an error of 9.7 % [6.1, 14.0] on ")
+
+
 def test_scores_are_marked_on_one_axis() -> None:
     centers = re.findall(r'<circle cx="([\d.]+)" cy="15"', make_page())
     model, first, second, worst = (float(center) for center in centers)
