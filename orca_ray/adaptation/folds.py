@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from orca_ray.adaptation.configuration import ALL, ALL_BUT_TEST
 from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.tasks.task import Task
@@ -66,8 +68,10 @@ class Folds:
             numbers = list(range(1, num_folds(data) + 1))
             # The folds of the first division are numbered from 1.
             division_size = int(data.folds[0].max())
-            num_held = num_known / division_size
+            num_held = np.count_nonzero(data.folds[0]) / division_size
         num_trained = num_known - num_held
+        if data.fold_training is not None:
+            num_trained = np.count_nonzero(data.fold_training[1:]) / division_size
         has_shares = task.target.kind in TARGETS_WITH_SHARES
         has_classes = task.target.kind == "classes"
         return cls(

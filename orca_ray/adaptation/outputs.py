@@ -57,7 +57,7 @@ class TrialOutputs:
 
     @property
     def first_division(self) -> set[int]:
-        """Folds of the first division, which cover all samples once.
+        """Folds of the first division, which cover all samples that judge once.
 
         {0} without folds.
         """
@@ -70,7 +70,7 @@ class TrialOutputs:
         """Number of validation samples of a fold."""
         if self.data.folds is None:
             return len(self.data.validation)
-        return len(self.data.folds[0]) / self.division_size
+        return np.count_nonzero(self.data.folds[0]) / self.division_size
 
     def out_of_fold(self, *configurations: Configuration) -> Judged:
         """Return the out-of-fold predictions of ``configurations``.

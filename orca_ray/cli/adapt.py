@@ -80,7 +80,22 @@ class AdaptOptions:
     ] = None
     time: Annotated[
         str | None,
-        Option(help="Column or key of times: the latest samples are the test."),
+        Option(
+            help=(
+                "Column or key of times: the latest samples are the test, with --group"
+                " of unseen groups."
+            )
+        ),
+    ] = None
+    gap: Annotated[
+        float | None,
+        Option(
+            metavar="TIME",
+            help=(
+                "Time left out between training and later samples that judge: days,"
+                " or the unit of --time."
+            ),
+        ),
     ] = None
     split: Annotated[
         str | None, Option(help="Column or key that says train, validation or test.")

@@ -34,6 +34,7 @@ ALLOWED = (
     *(f"{split}_group" for split in SPLITS),
     *STATISTICS,
     "folds",
+    "fold_training",
     "units",
 )
 

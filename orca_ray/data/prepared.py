@@ -123,6 +123,12 @@ class PreparedData:
 
     The samples are divided into folds R times. None: there are no folds.
     """
+    fold_training: Array | None = None
+    """Which samples of train, then of validation, train for the validation split (first
+    row) and for each fold (further rows): bool [1 + K, N].
+
+    None: all samples train that are not in the fold.
+    """
     units: Array | None = None
     """Number of each sample's group, of train, then of validation and test [N].
 
@@ -348,6 +354,7 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         stored.get("y_std"),
         directory,
         stored.get("folds"),
+        stored.get("fold_training"),
         stored.get("units"),
     )
 
@@ -428,7 +435,8 @@ def join_splits(first: Split, second: Split) -> Split:
 def with_fold(data: PreparedData, fold: int) -> PreparedData:
     """Return the prepared data with the splits that ``fold`` asks for.
 
-    From 1 on, it is the fold that validates, while all other folds train; folds are
+    From 1 on, it is the fold that validates, while all other folds train, or those of
+    their samples that `PreparedData.fold_training` says; folds are
     numbered through all divisions: if a division has 5 folds, 6 is the first of the
     second one. 0 and negative numbers mean what they mean for the option ``data.fold``
     (see `orca_ray.training.config.DataConfig`).
@@ -436,16 +444,23 @@ def with_fold(data: PreparedData, fold: int) -> PreparedData:
     no such fold.
     """
     if fold == 0:
-        return data
+        if data.fold_training is None:
+            return data
+        training_rows = np.flatnonzero(data.fold_training[0])
+        train = _select_rows(data.train, training_rows)
+        return replace(data, splits={**data.splits, "train": train})
     whole = join_splits(data.train, data.validation)
     if fold < 0:
         if fold == -1 and len(data.test):
             whole = join_splits(whole, data.test)
         return replace(data, splits={**data.splits, "train": whole})
     rows = held_rows(data, fold)
-    other_rows = np.setdiff1d(np.arange(len(whole)), rows)
+    if data.fold_training is None:
+        training_rows = np.setdiff1d(np.arange(len(whole)), rows)
+    else:
+        training_rows = np.flatnonzero(data.fold_training[fold])
     parts: dict[SplitName, Split] = {
-        "train": _select_rows(whole, other_rows),
+        "train": _select_rows(whole, training_rows),
         "validation": _select_rows(whole, rows),
     }
     return replace(data, splits={**data.splits, **parts})

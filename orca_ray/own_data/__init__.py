@@ -84,6 +84,11 @@ class Options(BaseModel):
     """Column or key of times; the last samples become test, those before them
     validation.
     """
+    gap: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Time that is left out between training samples and later ones that judge: in the
+    units of the times, or days if the times are dates. If it is given, also as 0, or if
+    there are groups beside times, folds are judged on later samples alone.
+    """
     split: str = ""
     """Column or key that says the split of each sample: train, validation or test."""
     holdout: bool | None = None

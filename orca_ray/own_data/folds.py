@@ -12,6 +12,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.dates import as_times
+from orca_ray.own_data.forward import LEAST_FOLDS, ForwardRule, draw_forward_folds
 from orca_ray.own_data.splits import declared_names, group_numbers
 
 MOST_FOLDS = 5
@@ -89,7 +90,8 @@ def draw_folds(
     train and validation, in any order. Folds are blocks in time if the data have times.
     Otherwise each fold gets an equal share of each class, or of small and large
     targets; samples of one group stay together or, without groups, samples with equal
-    inputs (equal ``hashes``, of all samples).
+    inputs (equal ``hashes``, of all samples). With a `ForwardRule`, folds are later
+    than what trains for them, and 0 is the number of samples that are in no fold.
 
     None: the prepared split alone is used, because `plan_folds` says so or the data
     declare a validation split.
@@ -99,6 +101,9 @@ def draw_folds(
             "folds", "one split", "the data declare a validation split", "split"
         )
         return None
+    rule = ForwardRule.of_data(data, options, notes)
+    if rule is not None:
+        return _draw_forward(rule, data, rows, classes, options, notes)
     times = None if data.times is None else as_times(data, options, notes.warn)[rows]
     units = _find_units(data, rows, times, hashes)
     strata = _find_strata(data, rows, classes)
@@ -126,6 +131,30 @@ def draw_folds(
     if lacks_class(folds, rows, classes):
         notes.warn("not every fold has samples of every class")
     return folds.astype(np.int8)
+
+
+def _draw_forward(
+    rule: ForwardRule,
+    data: UserData,
+    rows: Indices,
+    classes: Array | None,
+    options: Options,
+    notes: Notes,
+) -> Array:
+    """Return the folds of a `ForwardRule` [1, N], and add them to ``notes``."""
+    most = LEAST_FOLDS if len(rows) > MOST_FOLDED else MOST_FOLDS
+    share = options.fractions[0]
+    folds = draw_forward_folds(rule, data, rows, classes, most, share)
+    count = folds.max()
+    if count < most:
+        notes.warn(
+            f"scores come from {count} folds instead of {most}: more would train on"
+            " too few earlier samples, or on one class"
+        )
+    num_judged = np.count_nonzero(folds)
+    why = f"{num_judged} of {len(rows)} samples judge, {rule.describe(options)}"
+    notes.add_finding("folds", f"{count} folds", why, "group, time, gap")
+    return folds
 
 
 def _find_units(

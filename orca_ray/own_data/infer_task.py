@@ -32,6 +32,7 @@ from orca_ray.own_data.array_fit import (
 )
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.folds import draw_folds, lacks_class
+from orca_ray.own_data.forward import ForwardRule
 from orca_ray.own_data.table_fit import fit_table
 from orca_ray.own_data.tables import TableInputs
 from orca_ray.own_data.targets import (
@@ -114,6 +115,8 @@ data gets another name.
 """
 GROUPED = 3
 """Version of the encoding of data with groups."""
+GROUPED_IN_TIME = 4
+"""Version of the splits of data with groups and times, which once divided groups."""
 CLASSES_OF_TWO = 1
 """Version of the splits of data with a class of two samples, which were once left out.
 """
@@ -160,6 +163,10 @@ class Inferred:
     folds: Array | None
     """Fold, from 1, of each sample of train, then of validation [R, N_dev], drawn R
     times; None: no folds.
+    """
+    fold_training: Array | None
+    """Which of these samples train for validation and for each fold [1 + K, N_dev];
+    None: all that are not in the fold.
     """
     body: str
     """Body of the trials of an adaptation: that of the task, or the whole default body
@@ -222,17 +229,24 @@ def infer(
         coding = _with_field_axes(coding, encoder)
     hashes = _input_hashes(divided.data, encoder, summary)
     folds = None
+    fold_training = None
     if test:
         rows = np.concatenate([splits["train"], splits["validation"]])
         folds = draw_folds(divided.data, rows, target.classes, hashes, options, notes)
         if lacks_class(folds, rows, target.classes):
             is_class_absent = True
+        rule = ForwardRule.of_data(divided.data, options, notes)
+        if rule is not None and folds is not None:
+            fold_training = rule.training_of_folds(rows, splits["validation"], folds)
     if summary.num_missing:
         notes.warn(
             f"{summary.num_missing} samples have missing or infinite values, which"
             " become the mean"
         )
-    _warn_of_leaks(divided, encoder, hashes, summary)
+    separate_splits = dict(splits)
+    if fold_training is not None:
+        separate_splits["train"] = rows[fold_training[0]]
+    _warn_of_leaks(divided, encoder, hashes, summary, separate_splits)
     preprocessing = Preprocessing(
         reading=_reading_options(divided.data, summary, options),
         encoder=encoder,
@@ -249,6 +263,7 @@ def infer(
         preprocessing,
         splits,
         folds,
+        fold_training,
         body,
         tuple(notes.findings),
         tuple(notes.warnings),
@@ -352,14 +367,18 @@ def _reading_options(data: UserData, summary: Survey, options: Options) -> Optio
 
 
 def _warn_of_leaks(
-    divided: _DividedData, encoder: Encoder, hashes: Array, summary: Survey
+    divided: _DividedData,
+    encoder: Encoder,
+    hashes: Array,
+    summary: Survey,
+    splits: own_splits.Splits,
 ) -> None:
     """Warn of inputs that give the target away, and of samples in several splits.
 
-    ``hashes`` [N] are those of the inputs.
+    ``hashes`` [N] are those of the inputs. ``splits``: train has only the samples that
+    train for validation.
     """
     data = divided.data
-    splits = divided.splits
     warnings = leaks.duplicates(data, hashes, splits)
     if not warnings and summary.sketches is not None:
         warnings = leaks.near_copies(data, summary.sketches, splits)
@@ -595,8 +614,12 @@ def _digest(
         mode="json",
         exclude={"data", "name", "title", "licence", "citation", "reference"},
     )
+    if options.gap is None:  # earlier versions had no gap
+        del hashed_options["gap"]
     version = PREPARATION if data.groups is None else GROUPED
     header = [version, hashed_options, data.kind_hint, data.rate]
+    if data.groups is not None and data.times is not None:
+        header.append(GROUPED_IN_TIME)
     if _has_class_of_two(divided):
         header.append(CLASSES_OF_TWO)
     is_array = data.kind_hint == "array"

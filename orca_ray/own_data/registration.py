@@ -113,6 +113,8 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
         arrays["test_y"] = np.asarray(arrays["train_y"][:0])
     if inferred.folds is not None:
         arrays["folds"] = inferred.folds
+    if inferred.fold_training is not None:
+        arrays["fold_training"] = inferred.fold_training
     if data.groups is not None:
         rows = np.concatenate(
             [inferred.splits[split] for split in SPLITS if split in inferred.splits]

@@ -11,6 +11,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.dates import as_times
+from orca_ray.own_data.forward import ForwardRule, require_division
 
 Splits = Mapping[SplitName, Indices]
 
@@ -80,10 +81,14 @@ def draw_splits(
     The result has the sorted indices of each split. The data's declared splits decide,
     else their times, else their groups. Without all three, splits are random, with an
     equal share of each class; ``classes`` [N] are class numbers (None: no classes).
+    With a `ForwardRule`, test is later than all other samples and of other groups, and
+    samples that are neither are left out. Train then has samples that may not train for
+    validation (see `ForwardRule.training_of_folds`), unless ``test`` is False.
 
     ``options.holdout`` says whether test is held out. By default, it is if the data
     have times, declare a test split, or have at least `LEAST_HOLDOUT` samples, and
-    `LEAST_PER_CLASS` of each class.
+    `LEAST_PER_CLASS` of each class; but not if a `ForwardRule` would then leave out
+    more than `MOST_LEFT_OUT` of the samples.
     ``test``: whether there may be a test split at all.
 
     Raises UserError for too few samples, groups or times, unknown names of declared
@@ -96,12 +101,20 @@ def draw_splits(
         )
     if len(rows) < FEW_SAMPLES:
         notes.warn(f"{len(rows)} samples are few: scores will be rough")
+    rule = ForwardRule.of_data(data, options, notes)
     if test:
-        is_held_out, why = _decide_holdout(data, rows, classes, options)
+        is_held_out, why = _decide_holdout(data, rows, classes, options, rule)
     else:
         is_held_out = False
         why = "no test split is wanted"
-    parts = _divide(data, rows, classes, options, notes, is_held_out=is_held_out)
+    if rule is None or data.splits is not None:
+        parts = _divide(
+            data, rows, classes, options, notes, rule=rule, is_held_out=is_held_out
+        )
+    else:
+        parts = _split_forward(
+            rule, data, rows, options, notes, is_held_out=is_held_out, folds=test
+        )
     if not is_held_out:
         del parts["test"]
     empty = [name for name, part in parts.items() if not len(part)]
@@ -125,6 +138,7 @@ def _divide(
     options: Options,
     notes: Notes,
     *,
+    rule: ForwardRule | None,
     is_held_out: bool,
 ) -> dict[SplitName, Indices]:
     """Return the three splits; test is empty unless it is held out."""
@@ -134,7 +148,7 @@ def _divide(
     labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
     if data.splits is not None:
         notes.add_finding("split", "as declared", "the data declare their splits")
-        return _split_as_declared(data, rows, labels, shares, drawer, notes)
+        return _split_as_declared(data, rows, labels, shares, drawer, notes, rule)
     if data.times is not None:
         parts = _split_by_time(data, rows, shares, options, notes)
         latest = "test" if is_held_out else "validation"
@@ -148,6 +162,55 @@ def _divide(
     how = "random" if classes is None else "random, with equal shares of each class"
     notes.add_finding("split", how, f"seed {options.seed}", "group, time, split, seed")
     return _split_at_random(rows, labels, shares, drawer)
+
+
+def _split_forward(
+    rule: ForwardRule,
+    data: UserData,
+    rows: Indices,
+    options: Options,
+    notes: Notes,
+    *,
+    is_held_out: bool,
+    folds: bool,
+) -> dict[SplitName, Indices]:
+    """Return the three splits by a `ForwardRule`; test is empty unless it is held out.
+
+    ``folds``: train keeps the samples that may train for some fold, though not for
+    validation. Adds to ``notes`` how many samples are left out.
+    """
+    validation, test = options.fractions
+    train = rows
+    test_rows = rows[:0]
+    if is_held_out:
+        outer = require_division(rule, data, rows, test)
+        train = outer.trained
+        test_rows = outer.judged
+        validation /= 1 - test
+    inner = require_division(rule, data, train, validation)
+    train = inner.trained
+    if folds:
+        train = np.setdiff1d(outer.trained if is_held_out else rows, inner.judged)
+    latest = "test" if is_held_out else "validation"
+    how = "by time" if rule.groups is None else "by time and group"
+    why = f"{latest}: {rule.describe(options)}"
+    notes.add_finding("split", how, why, "group, time, gap")
+    num_left_out = len(rows) - len(train) - len(inner.judged) - len(test_rows)
+    if num_left_out:
+        notes.warn(
+            f"{num_left_out} of {len(rows)} samples are left out: {_why_left_out(rule)}"
+        )
+    return {"train": train, "validation": inner.judged, "test": test_rows}
+
+
+def _why_left_out(rule: ForwardRule) -> str:
+    """Return why samples are neither trained on nor judged."""
+    if rule.groups is None:
+        return "they are in the gap before the judged samples"
+    why = "they are earlier samples of groups that judge, or later ones of others"
+    if rule.gap:
+        why += ", or in the gap"
+    return f"{why}; --no-holdout keeps them"
 
 
 def _split_at_random(
@@ -165,7 +228,11 @@ def _split_at_random(
 
 
 def _decide_holdout(
-    data: UserData, rows: Indices, classes: Array | None, options: Options
+    data: UserData,
+    rows: Indices,
+    classes: Array | None,
+    options: Options,
+    rule: ForwardRule | None,
 ) -> tuple[bool, str]:
     """Return whether a test split is held out, and why.
 
@@ -175,6 +242,11 @@ def _decide_holdout(
         return options.holdout, "given"
     if data.splits is not None and "test" in declared_names(data, rows):
         return True, "the data declare a test split"
+    if rule is not None and data.splits is None:
+        outer = rule.divide(rows, options.fractions[1])
+        num_kept = 0 if outer is None else len(outer.trained) + len(outer.judged)
+        if len(rows) - num_kept > MOST_LEFT_OUT * len(rows):
+            return False, f"it would leave out {len(rows) - num_kept} samples"
     if data.splits is None and data.times is not None:
         return True, "the latest samples show how later ones are predicted"
     if classes is not None:
@@ -349,8 +421,12 @@ def _split_as_declared(
     shares: _Shares,
     drawer: np.random.RandomState,
     notes: Notes,
+    rule: ForwardRule | None,
 ) -> dict[SplitName, Indices]:
-    """Return the declared splits; a missing split is drawn from train."""
+    """Return the declared splits; a missing split is drawn from train.
+
+    With a ``rule``, it is the latest part of train.
+    """
     names = declared_names(data, rows)
     if not shares.test:
         names[names == "test"] = "train"
@@ -364,11 +440,20 @@ def _split_as_declared(
     for name, fraction in fractions.items():
         is_lacking = fraction > 0 and not len(parts[name])
         if is_lacking and len(parts["train"]):
-            train, share = _draw_share(parts["train"], labels, fraction, drawer)
+            if rule is None:
+                kind = "random"
+                train, share = _draw_share(parts["train"], labels, fraction, drawer)
+            else:
+                kind = "late"
+                division = require_division(rule, data, parts["train"], fraction)
+                share = division.judged
+                train = division.trained
+                if name == "validation":  # folds choose among all samples
+                    train = np.setdiff1d(parts["train"], share)
             parts["train"] = train
             parts[name] = share
             notes.warn(
-                f"the data declare no {name} split: a random share {fraction:g} of"
+                f"the data declare no {name} split: a {kind} share {fraction:g} of"
                 " train is held out"
             )
     return parts

@@ -105,9 +105,10 @@ class DataConfig(Config):
         partial(must, "at least -2 and finite", lambda value: -2 <= value < math.inf),
     ] = 0
     """Part of own data that validates. 0: the prepared validation split. 1 and above:
-    this fold of train and validation together; the trial trains on the other folds. -1:
-    the trial trains on all samples, those of test included. -2: the trial trains on all
-    samples but those of test.
+    this fold of train and validation together; the trial trains on the other folds, or
+    on what is earlier and of other groups, if the data are divided so. -1: the trial
+    trains on all samples, those of test included. -2: the trial trains on all samples
+    but those of test.
     """
 
 
