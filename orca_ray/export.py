@@ -54,6 +54,8 @@ def write_predictions(
     inputs: ModelInputs,
     path: Path,
     progress: Callable[[int], None] = lambda num_rows: None,
+    *,
+    interval: float | None = None,
 ) -> None:
     """Write a row for each sample to ``path``.
 
@@ -65,10 +67,18 @@ def write_predictions(
     are nested lists. An ``.npz`` archive has arrays instead: ``prediction`` [N, ...],
     ``probability`` [N, K] or [N, ...], ``labels`` [K] and the ids [N]. ``progress`` is
     called with the number of rows so far. A CSV file has the text of `csv_cell`. The
-    file appears when it is complete. Raises UserError for inputs that the model cannot
-    take, and if `check_predictions` does.
+    file appears when it is complete.
+
+    With ``interval``, a level, rows also have ``low`` and ``high`` of conformal
+    intervals, or the conformal ``set`` of classes, as text; an archive has ``low`` and
+    ``high``, or ``set`` as bool [N, K].
+
+    Raises UserError for inputs that the model cannot take, and if `check_predictions`
+    or `Predictor.check_interval` does.
     """
     check_predictions(path, model)
+    if interval is not None:
+        model.check_interval(interval)
     target = path.absolute()
     ids = _ids(model, inputs)
     whole = dict(ids)
@@ -85,7 +95,7 @@ def write_predictions(
             for outputs in model.stream(inputs):
                 rows = slice(num_rows, num_rows + len(outputs))
                 row_ids = {name: values[rows] for name, values in ids.items()}
-                batch = make_batch(model, outputs, row_ids)
+                batch = make_batch(model, outputs, row_ids, interval)
                 if writer is None:
                     writer = open_writer(scratch / target.name, batch, whole)
                 writer.write_table(batch)
@@ -116,14 +126,22 @@ def _ids(model: Predictor, inputs: ModelInputs) -> dict[str, Array]:
     return ids
 
 
-def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
+def _table(
+    model: Predictor,
+    outputs: Array,
+    ids: Mapping[str, Array],
+    interval: float | None,
+) -> Any:
     """Return the predictions for a batch of samples as an Arrow table.
 
     ``outputs`` are the model's outputs, and ``ids`` the columns of `_ids` for these
-    samples.
+    samples. ``interval``: level of intervals or sets; None: there are none.
     """
     columns: dict[str, Any] = {name: pa.array(values) for name, values in ids.items()}
     columns["prediction"] = _predictions(model, model.decide(outputs))
+    for name, values in _interval_arrays(model, outputs, interval).items():
+        is_set = name == "set"
+        columns[name] = _set_texts(model, values) if is_set else _nested(values)
     if model.task.target.kind in ("classes", "labels"):
         probabilities = model.probabilities(outputs)
         for index, name in enumerate(column_names(model)):
@@ -135,11 +153,27 @@ def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
 
 
+def _interval_arrays(
+    model: Predictor, outputs: Array, interval: float | None
+) -> dict[str, Array]:
+    """Return ``low`` and ``high``, or the ``set`` of classes; {} without a level."""
+    if interval is None:
+        return {}
+    if model.decides:
+        return {"set": model.sets_of(outputs, interval)}
+    low, high = model.interval_of(outputs, interval)
+    return {"low": low, "high": high}
+
+
 def _arrays(
-    model: Predictor, outputs: Array, ids: Mapping[str, Array]
+    model: Predictor,
+    outputs: Array,
+    ids: Mapping[str, Array],
+    interval: float | None,
 ) -> dict[str, Array]:
     """Return a batch of rows as arrays, without the ids."""
     arrays = {"prediction": model.decide(outputs)}
+    arrays |= _interval_arrays(model, outputs, interval)
     if model.decides:
         arrays["probability"] = model.probabilities(outputs)
     return arrays
@@ -187,9 +221,14 @@ class _NpzWriter:
                     np.lib.format.write_array(file, values, allow_pickle=False)
 
 
-def _cells(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
+def _cells(
+    model: Predictor,
+    outputs: Array,
+    ids: Mapping[str, Array],
+    interval: float | None,
+) -> Any:
     """Return the result of `_table` with cells and column names of `csv_cell`."""
-    table = _table(model, outputs, ids)
+    table = _table(model, outputs, ids, interval)
     columns = []
     for column in table.columns:
         if pa.types.is_string(column.type):
@@ -229,11 +268,17 @@ def _predictions(model: Predictor, predictions: Array) -> Any:
     """Return the column ``prediction`` for the result of `Predictor.decide`."""
     if model.task.target.kind != "labels":
         return _nested(predictions)
+    return _set_texts(model, predictions)
+
+
+def _set_texts(model: Predictor, members: Array) -> Any:
+    """Return the names of the labels or classes in each set, bool [N, K], as text.
+
+    They are joined, because CSV files have no lists.
+    """
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
-    # Joined, because CSV files have no lists.
     texts = [
-        "; ".join(names[number] for number in np.flatnonzero(row))
-        for row in predictions
+        "; ".join(names[number] for number in np.flatnonzero(row)) for row in members
     ]
     return pa.array(texts, pa.string())
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods import model_config, model_folder
+from orca_ray.methods.conformal import Conformal, sets_of
 from orca_ray.methods.model_card import make_card, report_lines
 from orca_ray.methods.model_config import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
@@ -53,6 +54,7 @@ class Predictor:
         *,
         card: str | None = None,
         device: str = "auto",
+        conformal: Conformal | None = None,
     ) -> None:
         """Build the network of ``snapshot``.
 
@@ -61,6 +63,7 @@ class Predictor:
             preprocessing: content of ``preprocessing.json``; None: inputs are arrays.
             card: the model card; None: `save` makes one of the description.
             device: torch device; ``auto``: a GPU if there is one.
+            conformal: scores of which intervals are made; None: there are none.
 
         Raises UserError as `rebuild` does, and for a device that this machine lacks.
         """
@@ -75,6 +78,7 @@ class Predictor:
         """How inputs are made of the user's data; None: inputs are arrays."""
         self._check_preprocessing()
         self._card = card
+        self._conformal = conformal
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The `torch.nn.Module` that maps inputs to standardised outputs.
 
@@ -140,6 +144,7 @@ class Predictor:
             model_folder.read_preprocessing(folder, config),
             card=card.read_text(encoding="utf-8") if card.is_file() else None,
             device=device,
+            conformal=model_folder.read_conformal(folder, config),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -154,6 +159,7 @@ class Predictor:
             self.config,
             self.snapshot().weights,
             preprocessing=self.preprocessing_json,
+            conformal=self._conformal,
             card=self._card or make_card(self.config, label_names=self.label_names),
         )
         return folder
@@ -180,7 +186,9 @@ class Predictor:
         The copy is loaded onto a GPU only where there is one.
         """
         device = "cpu" if self.device.type == "cpu" else "auto"
-        build = partial(type(self), card=self._card, device=device)
+        build = partial(
+            type(self), card=self._card, device=device, conformal=self._conformal
+        )
         return build, (self.snapshot(), self.preprocessing_json)
 
     def report(self) -> dict[str, Any]:
@@ -228,6 +236,70 @@ class Predictor:
         cannot take.
         """
         return self.probabilities(self.outputs(x))
+
+    def predict_interval(self, x: Any, level: float = 0.9) -> tuple[Array, Array]:
+        """Return the low and the high ends of conformal intervals, float32.
+
+        The number of a new sample is in its interval with probability ``level``, if
+        the sample is drawn as the training data were. Shapes are those of `predict`;
+        each value of a field has an interval of its own.
+
+        Raises UserError if the model predicts no numbers, if its folder has no scores
+        for intervals, if the level needs more samples, and as `predict` does.
+        """
+        self.check_interval(level)
+        if self.decides:
+            raise UserError(
+                f"{self.task.name} has classes, which have no intervals: use"
+                " predict_sets"
+            )
+        return self.interval_of(self.outputs(x), level)
+
+    def predict_sets(self, x: Any, level: float = 0.9) -> Array:
+        """Return conformal sets of classes, bool [N, K].
+
+        The class of a new sample is in its set with probability ``level``, if the
+        sample is drawn as the training data were. A set is never empty.
+
+        Raises UserError if the model predicts no classes, and as `predict_interval`.
+        """
+        self.check_interval(level)
+        if self.task.target.kind != "classes":
+            raise UserError(
+                f"{self.task.name} has no classes: use predict_interval for numbers"
+            )
+        return self.sets_of(self.outputs(x), level)
+
+    def check_interval(self, level: float) -> None:
+        """Raise UserError if the model makes no intervals or sets of this level."""
+        kind = self.task.target.kind
+        if self.decides and kind != "classes":
+            raise UserError(
+                f"{self.task.name} predicts {kind}: intervals are of numbers and"
+                " fields, and sets of classes"
+            )
+        self._quantile(level)
+
+    def interval_of(self, outputs: Array, level: float) -> tuple[Array, Array]:
+        """Return the intervals for `outputs`; see `predict_interval`."""
+        radius = self._quantile(level)
+        low = self._with_user_axes(outputs - radius)
+        high = self._with_user_axes(outputs + radius)
+        return low, high
+
+    def sets_of(self, outputs: Array, level: float) -> Array:
+        """Return the sets of classes for `outputs`; see `predict_sets`."""
+        return sets_of(self.probabilities(outputs), float(self._quantile(level)))
+
+    def _quantile(self, level: float) -> Array:
+        """Return the scores that a new sample does not exceed at this level."""
+        if self._conformal is None:
+            raise UserError(
+                "this model folder has no scores for --interval: run 'orca-sweep adapt'"
+                " again with this version of orca-ray; the same command writes the"
+                " model anew from its stored trials"
+            )
+        return self._conformal.quantile(level)
 
     def embed(self, x: Any) -> Array:
         """Return the body's pooled features [N, F] of samples, float32.
@@ -441,6 +513,7 @@ def _from_hub(name: str) -> Path:
         model_folder.CONFIG,
         model_config.WEIGHTS,
         model_config.PREPROCESSING,
+        model_config.CONFORMAL,
         model_config.CARD,
     ]
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from orca_ray.adaptation.configuration import ALL, FOLD
 from orca_ray.data.rows import Array
+from orca_ray.methods.conformal import Conformal
 from orca_ray.methods.model_config import ModelConfig
 from orca_ray.methods.model_folder import (
     read_config,
@@ -33,6 +34,8 @@ class AssembledModel:
     weights: Mapping[str, Any]
     preprocessing: Any
     """JSON values of the preprocessing; None: there is none."""
+    conformal: Conformal | None = None
+    """Scores of which intervals of predictions are made; None: there are none."""
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -49,6 +52,7 @@ class AssembledModel:
             self.weights,
             card=card,
             preprocessing=self.preprocessing,
+            conformal=self.conformal,
         )
 
 

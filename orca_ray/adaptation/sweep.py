@@ -19,6 +19,7 @@ import torch
 
 from orca_ray.adaptation.candidates import Identity
 from orca_ray.adaptation.choice import Choice
+from orca_ray.adaptation.conformity import make_conformal
 from orca_ray.adaptation.expected_seconds import seconds_of_untried
 from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.judge import Judge
@@ -470,7 +471,7 @@ class AdaptationSweep:
         models = StoredModels(self.results)
         model = assemble_model(parts, choice.temperature, models, scratch)
         config = replace(model.config, command=self.command, sweep=self.spec().sweep_id)
-        return replace(model, config=config)
+        return replace(model, config=config, conformal=make_conformal(choice))
 
     def _report(
         self,

@@ -53,6 +53,16 @@ def predict(
             help="File to write: .parquet, .npz or, but not for fields, .csv.",
         ),
     ],
+    interval: Annotated[
+        float | None,
+        Option(
+            metavar="LEVEL",
+            help=(
+                "Write intervals of numbers, or sets of classes, that hold the truth"
+                " with this probability, e.g. 0.9."
+            ),
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
@@ -68,6 +78,8 @@ def predict(
     check_output(out, "--out", reads=[model, data])
     predictor = load(model, device)
     check_predictions(out, predictor)
+    if interval is not None:
+        predictor.check_interval(interval)
     inputs = predictor.inputs(data)
     begin = time.perf_counter()
     check_output(out, "--out", reads=[inputs.data.source])  # a task file names the data
@@ -76,7 +88,7 @@ def predict(
         def report(num_rows: int) -> None:
             progress(f"predicting: {num_rows} of {len(inputs)} samples")
 
-        write_predictions(predictor, inputs, out, report)
+        write_predictions(predictor, inputs, out, report, interval=interval)
     if not quiet:
         say(
             f"{len(inputs):,} predictions of {predictor.task.name} in"

@@ -28,6 +28,8 @@ WEIGHTS = "model.safetensors"
 """Name of the file of weights."""
 PREPROCESSING = "preprocessing.json"
 """Name of the file that says how to convert raw data to inputs."""
+CONFORMAL = "conformal.safetensors"
+"""Name of the file with the scores of which intervals of predictions are made."""
 CARD = "README.md"
 """Name of the file with the model card."""
 MOST_MEMBERS = 200
@@ -339,7 +341,7 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
         place = ".".join(map(str, first["loc"])) or "its fields"
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path}: {place}: {message}; {ADVICE}") from error
-    foreign_files = set(config.files) - {WEIGHTS, PREPROCESSING, CARD}
+    foreign_files = set(config.files) - {WEIGHTS, PREPROCESSING, CONFORMAL, CARD}
     if foreign_files:
         raise UserError(
             f"{path} lists files that a model folder does not have:"

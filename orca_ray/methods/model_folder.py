@@ -7,6 +7,8 @@ This module writes and verifies such folders, which have these files:
 - ``config.json``: `ModelConfig`, which has the SHA-256 of every other file.
 - ``preprocessing.json``: how to convert raw data to inputs; absent if the data are
   arrays already.
+- ``conformal.safetensors``: scores of which intervals of single predictions are made;
+  absent if `adapt` did not make the model, or if it predicts labels or masks.
 - ``README.md``: the model card.
 
 No file is a pickle or contains code. ``config.json`` is written last: a directory
@@ -24,9 +26,11 @@ from typing import Any
 from orca_ray.data import cache
 from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError
+from orca_ray.methods.conformal import Conformal
 from orca_ray.methods.model_config import (
     ADVICE,
     CARD,
+    CONFORMAL,
     PREPROCESSING,
     WEIGHTS,
     ModelConfig,
@@ -105,6 +109,16 @@ def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] |
     return cache.read_json(directory / PREPROCESSING)
 
 
+def read_conformal(directory: Path, config: ModelConfig) -> Conformal | None:
+    """Return the content of ``conformal.safetensors``.
+
+    None if ``config.files`` does not list it. Raises UserError as `Conformal.read`.
+    """
+    if CONFORMAL not in config.files:
+        return None
+    return Conformal.read(directory / CONFORMAL, config.task)
+
+
 def write_folder(
     directory: Path,
     config: ModelConfig,
@@ -112,6 +126,7 @@ def write_folder(
     *,
     card: str,
     preprocessing: Mapping[str, Any] | None = None,
+    conformal: Conformal | None = None,
 ) -> ModelConfig:
     """Write a model folder, and return a copy of ``config`` with `ModelConfig.files`.
 
@@ -125,6 +140,7 @@ def write_folder(
         weights: tensors on the CPU by name.
         card: content of ``README.md``.
         preprocessing: content of ``preprocessing.json``; None: there is none.
+        conformal: content of ``conformal.safetensors``; None: there is none.
 
     Raises UserError if ``directory`` has files and is no model folder, or if it cannot
     be written.
@@ -137,12 +153,16 @@ def write_folder(
             names.append(PREPROCESSING)
             text = json.dumps(preprocessing, indent=1) + "\n"
             (scratch / PREPROCESSING).write_text(text, encoding="utf-8")
+        if conformal is not None:
+            names.append(CONFORMAL)
+            conformal.save(scratch / CONFORMAL)
         names.append(CARD)
         (scratch / CARD).write_text(card, encoding="utf-8")
         hashes = {name: cache.sha256_file(scratch / name) for name in names}
         complete = replace(config, files=hashes)
         (directory / CONFIG).unlink(missing_ok=True)
         (directory / PREPROCESSING).unlink(missing_ok=True)
+        (directory / CONFORMAL).unlink(missing_ok=True)
         for name in names:
             cache.replace_file(scratch / name, directory / name)
             os.chmod(directory / name, 0o644)

@@ -98,6 +98,8 @@ def test_the_report_says_what_new_rows_confirm(
     assert model.evaluate(x, y)["error"] == pytest.approx(report.score, abs=0.08)
     np.testing.assert_allclose(model.predict_proba(x[:50]).sum(axis=1), 1, rtol=1e-5)
     assert model.config.report["score"] == report.score
+    known = y[:, None] == np.asarray(model.label_names)
+    assert (model.predict_sets(x, 0.9) & known).any(axis=1).mean() > 0.85
     assert min(report.size_mb, report.latency_ms) > 0.01
     assert [row["method"] for row in report.standings] == ["gradient_boosting"]
     seconds, scores = zip(*report.curve, strict=True)
