@@ -25,6 +25,12 @@ from orca_ray.own_data import (
     UserData,
 )
 from orca_ray.own_data.folders import decode
+from orca_ray.own_data.numbered_columns import (
+    TABLE_AXES,
+    find_channels,
+    hint,
+    read_series,
+)
 from orca_ray.results.parquet import encoded_text_bytes
 
 CELL_BYTES = 64.0
@@ -90,15 +96,20 @@ def from_arrow(
     inputs = _input_names(names, target, options)
     data = _read_inputs(source, table, inputs, images, options)
     if not labelled:
-        other_columns = table.select([name for name in names if name not in target])
+        read_names = {*target, *_step_columns(data, inputs)}
+        other_columns = table.select([name for name in names if name not in read_names])
         return replace(data, target_names=target, keys=keys_of(other_columns))
     y = _read_targets(source, table, target)
+    notes = data.notes
+    if data.kind_hint == "table":
+        notes = hint(table, inputs)
     class_names = (label_names or {}).get(target[0]) if len(target) == 1 else None
     if class_names:
         y = _name_classes(y, class_names)
     return replace(
         data,
         target_names=target,
+        notes=notes,
         y=y,
         groups=_read_column(source, table, options.group) if options.group else None,
         times=_read_column(source, table, options.time) if options.time else None,
@@ -236,6 +247,14 @@ def _target_columns(
     return target
 
 
+def _step_columns(data: UserData, inputs: list[str]) -> list[str]:
+    """Return the columns that were read as steps of series."""
+    if not isinstance(data.x, np.ndarray):
+        return []
+    channels = find_channels(inputs)
+    return [name for steps in channels.values() for name in steps.values()]
+
+
 def _read_inputs(
     source: str,
     table: pa.Table,
@@ -245,8 +264,9 @@ def _read_inputs(
 ) -> UserData:
     """Return the samples with their inputs only.
 
-    The inputs are a data frame, or the one column of lists or images. ``images`` are
-    the names of columns of images.
+    The inputs are a data frame, the one column of lists or images, or series whose
+    steps are numbered columns, if ``options.axes`` asks for them. ``images`` are the
+    names of columns of images.
     """
     if not inputs:
         raise UserError(
@@ -258,6 +278,9 @@ def _read_inputs(
         for name in inputs
         if name in images or types.is_nested(table.schema.field(name).type)
     ]
+    if not cells and options.axes in TABLE_AXES:
+        x, unused = read_series(source, table, inputs, options.axes)
+        return UserData(x=x, source=source, notes=_unused_note("the steps", unused))
     if not cells:
         frame = to_frame(source, table.select(inputs))
         return UserData(x=frame, kind_hint="table", source=source)
@@ -270,17 +293,21 @@ def _read_inputs(
     is_image = name in images
     where = f"{source}, column {printable(name)}"
     unused = [other for other in inputs if other != name]
-    notes: tuple[str, ...] = ()
-    if unused:
-        notes = (f"columns not used beside {name}: {', '.join(unused)}",)
     return UserData(
         x=_read_cells(
             table.column(name), where, options.colour or "rgb", images=is_image
         ),
         kind_hint="images" if is_image else "array",
         source=source,
-        notes=notes,
+        notes=_unused_note(name, unused),
     )
+
+
+def _unused_note(used: str, unused: list[str]) -> tuple[str, ...]:
+    """Return a note on columns that are not used, or () if there are none."""
+    if not unused:
+        return ()
+    return (f"columns not used beside {used}: {', '.join(map(printable, unused))}",)
 
 
 def to_frame(source: str, table: pa.Table) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from orca_ray.own_data.arrow_tables import (
     check_expanded,
     from_arrow,
 )
+from orca_ray.own_data.numbered_columns import is_header_of_steps
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
@@ -81,7 +82,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
 def _csv_marks(path: Path, text: str) -> tuple[str, str]:
     """Return the column separator and decimal mark of a file that begins with ``text``.
 
-    Raises UserError for zero bytes, and for a header of numbers.
+    Raises UserError for zero bytes, and for a header of numbers that are no steps.
     """
     if "\0" in text:
         raise UserError(
@@ -92,7 +93,8 @@ def _csv_marks(path: Path, text: str) -> tuple[str, str]:
     if path.suffix.lower() != ".tsv":
         separator = max(",;\t", key=header.count)
     fields = [field.strip().strip('"') for field in header.split(separator)]
-    if all(_NUMBER.fullmatch(field) for field in fields):
+    is_numbers = all(_NUMBER.fullmatch(field) for field in fields)
+    if is_numbers and not is_header_of_steps(fields):
         raise UserError(
             f"{path}: expected the columns' names in line 1, found numbers; add a"
             " header line"
