@@ -119,7 +119,13 @@ class AdaptOptions:
         ),
     ] = None
     axes: Annotated[
-        str | None, Option(help="Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF.")
+        str | None,
+        Option(
+            help=(
+                "Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF. NL or NCL of a"
+                " table: numbered columns are steps of series."
+            )
+        ),
     ] = None
     colour: Annotated[str | None, Option(help="Colours of images: grey or rgb.")] = None
     size: Annotated[

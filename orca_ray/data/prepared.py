@@ -123,16 +123,16 @@ class PreparedData:
 
     The samples are divided into folds R times. None: there are no folds.
     """
+    units: Array | None = None
+    """Number of each sample's group, of train, then of validation and test [N].
+
+    None: the samples are independent.
+    """
     fold_training: Array | None = None
     """Which samples of train, then of validation, train for the validation split (first
     row) and for each fold (further rows): bool [1 + K, N].
 
     None: all samples train that are not in the fold.
-    """
-    units: Array | None = None
-    """Number of each sample's group, of train, then of validation and test [N].
-
-    None: the samples are independent.
     """
 
     @property
@@ -354,8 +354,8 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
         stored.get("y_std"),
         directory,
         stored.get("folds"),
-        stored.get("fold_training"),
         stored.get("units"),
+        stored.get("fold_training"),
     )
 
 

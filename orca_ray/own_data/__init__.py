@@ -99,7 +99,7 @@ class Options(BaseModel):
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
     """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F
-    features; such as NCL or NHWC.
+    features; such as NCL or NHWC. NL and NCL read numbered columns of a table as steps.
     """
     colour: Literal["", "grey", "rgb"] = ""
     """Colours that images are converted to."""
