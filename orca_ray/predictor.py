@@ -3,6 +3,7 @@
 import copy
 import html
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,16 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods import model_config, model_folder
 from orca_ray.methods.conformal import Conformal, sets_of
+from orca_ray.methods.importance import (
+    MOST_SAMPLES,
+    REPEATS,
+    Evaluated,
+    FeatureImportance,
+    draw_rows,
+    find_features,
+    measure_importance,
+    samples_in_time,
+)
 from orca_ray.methods.model_card import make_card, report_lines
 from orca_ray.methods.model_config import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
@@ -340,6 +351,19 @@ class Predictor:
         Raises UserError if there are no targets, if they do not fit, or if the metric
         is not defined for them.
         """
+        inputs, targets = self._labelled(x, y)
+        labelled = np.flatnonzero(_has_target(targets))
+        outputs = self._outputs(inputs)[labelled]
+        ids = None if group is None else np.asarray(group)[labelled]
+        return {
+            self.task.metric: score(outputs, targets[labelled], self._objective, ids)
+        }
+
+    def _labelled(self, x: Any, y: Any) -> tuple[ModelInputs, Array]:
+        """Return samples and their targets [N, ...], of which some are not missing.
+
+        Arguments and errors are those of `evaluate`.
+        """
         if y is None and isinstance(x, str | Path):
             x = read_data(x, self.preprocessing, labelled=True)
         inputs = self.inputs(x)
@@ -349,14 +373,57 @@ class Predictor:
                 f"{len(inputs)} inputs, but {len(targets)} targets: give one target for"
                 " each input"
             )
-        labelled = np.flatnonzero(_has_target(targets))
-        if not len(labelled):
+        if not _has_target(targets).any():
             raise UserError("every target is missing: evaluate needs some")
-        outputs = self._outputs(inputs)[labelled]
-        ids = None if group is None else np.asarray(group)[labelled]
-        return {
-            self.task.metric: score(outputs, targets[labelled], self._objective, ids)
-        }
+        return inputs, targets
+
+    def importance(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        repeats: int = REPEATS,
+        seconds: float = 60.0,
+        seed: int = 0,
+    ) -> list[FeatureImportance]:
+        """Return how much worse the score is if a feature is shuffled, by feature.
+
+        Give samples that the model was not trained on: on those of training, features
+        that it has only memorised look important. The largest importance is first.
+
+        Args:
+            x, y: inputs and targets as in `evaluate`; of more than
+                `orca_ray.methods.importance.MOST_SAMPLES`, as many are drawn.
+            repeats: number of permutations of each feature.
+            seconds: time limit; fewer repeats, or fewer samples, are used to keep it.
+            seed: seed of the permutations.
+
+        Raises UserError as `evaluate` does, and for a model of images, fields or
+        recordings.
+        """
+        features = find_features(self.preprocessing, self.task.input_shape)
+        if not features:
+            raise UserError(
+                f"{self.task.name}: importance is that of the columns of tables, of"
+                " features, and of channels and steps of series"
+            )
+        if repeats < 1:
+            raise UserError(f"repeats={repeats}: give at least 1")
+        inputs, targets = self._labelled(x, y)
+        encoded = np.concatenate(list(inputs.chunks()))
+        labelled = np.flatnonzero(_has_target(targets))
+        rows = labelled[draw_rows(len(labelled), MOST_SAMPLES, seed)]
+        parts = [Evaluated(encoded[rows], targets[rows], self.outputs_of)]
+        deadline = time.monotonic() + seconds
+        parts = samples_in_time(parts, len(features), seconds)
+        return measure_importance(
+            parts,
+            lambda outputs, y: score(outputs, y, self._objective, None),
+            features,
+            repeats=repeats,
+            seconds=deadline - time.monotonic(),
+            seed=seed,
+        )
 
     def outputs(self, x: Any) -> Array:
         """Return the outputs [N, ...] that metrics compare with targets, float32.

@@ -124,6 +124,14 @@ class TrialOutputs:
         counts = np.bincount(np.concatenate(places))
         return np.asarray(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
 
+    def held_out_samples(self, fold: int) -> tuple[Array, Array]:
+        """Return inputs and targets [n, ...] of a fold; 0: the validation split."""
+        rows = self._rows(fold)
+        train = self.data.train
+        validation = self.data.validation
+        inputs = joined_rows(train.x, validation.x)[rows]
+        return inputs, joined_rows(train.y, validation.y)[rows]
+
     def on_test(self, *predictions: Array) -> Judged:
         """Return ``predictions`` for the outer test, with its targets."""
         test = self.data.test
@@ -150,7 +158,7 @@ class TrialOutputs:
         """
         if record.trial_key not in self._by_trial:
             self._by_trial[record.trial_key] = {
-                name: self._as_predictions(array.astype(np.float64))
+                name: self.as_predictions(array.astype(np.float64))
                 for name, array in self._read(record).items()
             }
         return self._by_trial[record.trial_key][split]
@@ -169,7 +177,7 @@ class TrialOutputs:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
-    def _as_predictions(self, outputs: Array) -> Array:
+    def as_predictions(self, outputs: Array) -> Array:
         """Return probabilities for logits; outputs that are numbers are unchanged."""
         match self.average:
             case "softmax":

@@ -23,6 +23,8 @@ MOST_ABOVE_MEDIAN = 4
 The interval of a bad method is cut off at this end, so that the other intervals remain
 wide enough to be read.
 """
+MOST_FEATURES = 30
+"""Largest number of features whose importance is shown."""
 AXIS_PIXELS = (6, 214)
 """First and last pixel of the axis of intervals."""
 POLICY = (
@@ -72,6 +74,8 @@ def adaptation_page(
         methods=methods.rows,
         evidence=evidence,
         curve=_curve(report["curve"]),
+        importance=_importance(report["importance"]),
+        interval=" --interval 0.9" if report["has_intervals"] else "",
         findings="\n".join(rows),
     )
 
@@ -174,6 +178,44 @@ def _method_row(row: Mapping[str, Any], axis: _Axis, dashes: str) -> str:
     return _row(
         [escape(row["method"]), drawing, interval_text(row), num_folds, seconds]
     )
+
+
+def _importance(importance: Mapping[str, Any]) -> str:
+    """Return a section with the most important features; "" if they are unknown."""
+    features = importance.get("features", [])
+    if not features:
+        return ""
+    shown = features[:MOST_FEATURES]
+    scale = max(max(row["importance"] for row in shown), 1e-12)
+    rows = "\n".join(_importance_row(row, scale) for row in shown)
+    repeats = sorted({row["num_repeats"] for row in features})
+    number = " to ".join(str(count) for count in repeats[:: max(1, len(repeats) - 1)])
+    note = (
+        "How much the score rises if the values of one feature are shuffled, on"
+        f" {importance['num_samples']:,} samples, each predicted by a model that has"
+        f" not seen it. Mean over the repeats ({number}), with its standard error."
+        " Features that tell the same share their importance."
+    )
+    if len(features) > len(shown):
+        note += f" The first {len(shown)} of {len(features)} features."
+    return (
+        f'<section><h2>Importance of features</h2><p class="note">{escape(note)}</p>'
+        '<div class="scroll"><table class="methods"><thead><tr>'
+        '<th scope="col">Feature</th><th scope="col"></th>'
+        '<th scope="col">Importance</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _importance_row(row: Mapping[str, Any], scale: float) -> str:
+    """Return a feature with its importance as a bar; ``scale`` is a whole bar."""
+    end = np.interp(row["importance"] / scale, (0, 1), AXIS_PIXELS).round(1)
+    bar = f'<path d="M{AXIS_PIXELS[0]} 15H{end}" stroke-width="8"/>'
+    drawing = f'<svg class="bar" viewBox="0 0 220 30">{bar}</svg>'
+    text = f"{row['importance']:.3g}"
+    if row["standard_error"] is not None:
+        text += f" ± {row['standard_error']:.1g}"
+    return _row([escape(row["feature"]), drawing, escape(text)])
 
 
 def _curve(curve: Points) -> str:

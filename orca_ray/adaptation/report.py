@@ -66,8 +66,14 @@ class Report:
     """The best configuration of each method, best first; see `make_standings`."""
     not_run: Sequence[Mapping[str, Any]] = ()
     """Methods without a trial: ``method``, and ``seconds`` that a trial would take."""
+    importance: Mapping[str, Any] = field(default_factory=dict)
+    """Permutation importance: ``features``, a list of `FeatureImportance`, and
+    ``num_samples``; {}: it was not measured.
+    """
     curve: Sequence[tuple[float, float]] = ()
     """Points of the seconds since the start and the best validation score so far."""
+    has_intervals: bool = False
+    """Whether `predict` makes intervals or sets of single predictions."""
     size_mb: float = 0.0
     latency_ms: float = 0.0
     """Time of a prediction for one sample, median of several, on this machine."""

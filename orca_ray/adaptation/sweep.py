@@ -22,6 +22,7 @@ from orca_ray.adaptation.choice import Choice
 from orca_ray.adaptation.conformity import make_conformal
 from orca_ray.adaptation.expected_seconds import seconds_of_untried
 from orca_ray.adaptation.folds import Folds
+from orca_ray.adaptation.held_out_importance import importance_of_choice
 from orca_ray.adaptation.judge import Judge
 from orca_ray.adaptation.model import (
     AssembledModel,
@@ -89,6 +90,10 @@ FIRST_SECONDS = 60.0
 """Largest number of seconds in which the methods that fit in seconds run alone."""
 ENDING_SECONDS = 4.0
 """Seconds for selecting and writing the model."""
+IMPORTANCE_SHARE = 0.03
+"""Share of the time for the importance of features."""
+MOST_SECONDS_OF_IMPORTANCE = 20.0
+"""Largest number of seconds for the importance of features."""
 ENDING_SHARE = 0.2
 """Largest share of the time for selecting and writing the model."""
 LEAST_SECONDS_OF_RAY = 45.0
@@ -164,6 +169,11 @@ class AdaptationSweep:
     def seconds(self) -> float:
         """Time limit in seconds, from the start of `run` to the end of `save`."""
         return 60 * self.minutes
+
+    @property
+    def _seconds_of_importance(self) -> float:
+        """Seconds for the importance of features."""
+        return min(MOST_SECONDS_OF_IMPORTANCE, IMPORTANCE_SHARE * self.seconds)
 
     def chosen_methods(self) -> list[str]:
         """Return the names of the methods that are compared."""
@@ -243,6 +253,7 @@ class AdaptationSweep:
         """
         started = time.monotonic()
         ending_seconds = min(ENDING_SECONDS, ENDING_SHARE * self.seconds)
+        ending_seconds += self._seconds_of_importance
         deadline = started + self.seconds - ending_seconds
         if self.shared:
             # The store is created before nodes write prepared data into its folder,
@@ -345,6 +356,14 @@ class AdaptationSweep:
                 measurements.append(measurement)
                 if self._is_within_limits(measurement):
                     report = self._report(judge, choice, model, measurement)
+                    importance = importance_of_choice(
+                        judge,
+                        choice,
+                        model.preprocessing,
+                        StoredModels(self.results),
+                        self._seconds_of_importance,
+                    )
+                    report = replace(report, importance=importance)
                     config = replace(model.config, report=report.to_json())
                     card = make_card(config, label_names=model.label_names)
                     replace(model, config=config).write(folder, card)
@@ -490,7 +509,10 @@ class AdaptationSweep:
             not_run=self._seconds_of_untried(judge),
         )
         return replace(
-            report, size_mb=measurement.size_mb, latency_ms=measurement.latency_ms
+            report,
+            size_mb=measurement.size_mb,
+            latency_ms=measurement.latency_ms,
+            has_intervals=model.conformal is not None,
         )
 
     def _seconds_of_untried(self, judge: Judge) -> dict[str, float]:

@@ -100,6 +100,12 @@ def test_the_report_says_what_new_rows_confirm(
     assert model.config.report["score"] == report.score
     known = y[:, None] == np.asarray(model.label_names)
     assert (model.predict_sets(x, 0.9) & known).any(axis=1).mean() > 0.85
+    features = report.importance["features"]
+    assert {feature["feature"] for feature in features[:2]} == {"a", "b"}
+    assert features[1]["importance"] > 0.05 > abs(features[3]["importance"])
+    first = model.importance(x, y, repeats=2)[0]
+    assert first.feature in ("a", "b")
+    assert first.num_repeats == 2
     assert min(report.size_mb, report.latency_ms) > 0.01
     assert [row["method"] for row in report.standings] == ["gradient_boosting"]
     seconds, scores = zip(*report.curve, strict=True)

@@ -113,6 +113,29 @@ def test_the_title_is_what_was_found() -> None:
         assert title.startswith("forest has an error of 9.7 % [6.1, 14.0] on ")
 
 
+def test_the_most_important_features_are_shown() -> None:
+    features = [
+        {
+            "feature": name,
+            "importance": importance,
+            "standard_error": 0.01,
+            "num_repeats": 5,
+        }
+        for name, importance in [(EVIL, 0.3), ("age", 0.1), *[("x", 0.0)] * 40]
+    ]
+    text = make_page(importance={"features": features, "num_samples": 1234})
+    assert "1,234 samples" in text
+    assert "0.1 ± 0.01" in text
+    assert text.index("0.3 ± 0.01") < text.index(">age<")
+    assert 0 < text.count(">x<") < 40
+    assert "Importance" not in make_page()
+
+
+def test_the_command_has_intervals_if_the_model_makes_them() -> None:
+    assert "--interval" in make_page(has_intervals=True)
+    assert "--interval" not in make_page()
+
+
 def test_scores_are_marked_on_one_axis() -> None:
     centers = re.findall(r'<circle cx="([\d.]+)" cy="15"', make_page())
     model, first, second, worst = (float(center) for center in centers)
