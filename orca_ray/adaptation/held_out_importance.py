@@ -146,7 +146,8 @@ def _part(
 ) -> Evaluated:
     """Return at most so many samples of a fold, with the mean of the loaded models."""
     if fold is None:
-        x, y = outputs.data.test.x, outputs.data.test.y
+        x = outputs.data.test.x[:]
+        y = np.asarray(outputs.data.test.y)
     else:
         x, y = outputs.held_out_samples(fold)
     rows = draw_rows(len(y), most_samples)
@@ -158,4 +159,4 @@ def _part(
         ]
         return np.asarray(sum(weighted))
 
-    return Evaluated(np.asarray(x[rows]), np.asarray(y[rows]), predict)
+    return Evaluated(x[rows], y[rows], predict)
