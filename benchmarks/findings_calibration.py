@@ -1,8 +1,8 @@
 """How often answers about simulated studies are wrong.
 
-``python -m benchmarks.findings_calibration`` prints the table of docs/findings.md, and
-with ``--study trained`` that of docs/trained.md. No method is better than another on
-average; on a single task methods differ, and the seeds of a method do. Validation
+``python -m benchmarks.findings_calibration`` prints the table of docs/six-epochs.md,
+and with ``--study trained`` that of docs/trained.md. No method is better than another
+on average; on a single task methods differ, and the seeds of a method do. Validation
 scores have noise of their own, and choose the best transformer and the best baseline.
 """
 

@@ -1,4 +1,4 @@
-"""The text and the picture of docs/findings.md, and the text of docs/trained.md.
+"""The texts and the pictures of docs/trained.md and docs/six-epochs.md.
 
 ``python -m benchmarks.findings_page cabinet --results DIR`` prints the text; ``make
 boards`` writes both. A task counts for a question when both sides have a score of every
@@ -214,7 +214,7 @@ def _by_length(found: Found) -> tuple[list[str], list[list[str]]]:
             is_common = np.isin(ratios.tasks, common)
             columns.append(study.data(*names).part(is_common))
             titles.append(f"{label(pair[0])} to {label(pair[1])}, {length}")
-    rows = _of_columns(columns, study.properties.kinds)
+    rows = rows_by_kind(columns, study.properties.kinds)
     return ["", "tasks", *titles], list(_with_number(rows, 2))
 
 
@@ -422,7 +422,7 @@ def _all_rows(found: Found) -> Iterator[list[str]]:
     def slope(values: str) -> Callable[[Data], str]:
         return lambda data: ratio_text(by_doubling(data, getattr(data, values)))
 
-    yield from _of_columns(columns, study.properties.kinds)
+    yield from rows_by_kind(columns, study.properties.kinds)
     yield _row("text body", columns, [~data.images for data in columns])
     yield _row("image body", columns, [data.images for data in columns])
     yield row("ten times the samples", lambda data: ratio_text(by_samples(data)))
@@ -452,10 +452,10 @@ def _counts_beyond_noise(study: Study, sides: Sides) -> str:
 def _of_kinds(study: Study, pairs: Sequence[Sides]) -> Iterator[list[str]]:
     """Yield rows of ratios over all tasks and by kind of data."""
     columns = [study.data(*sides) for sides in pairs]
-    yield from _of_columns(columns, study.properties.kinds)
+    yield from rows_by_kind(columns, study.properties.kinds)
 
 
-def _of_columns(
+def rows_by_kind(
     columns: Sequence[Data], kinds_T: NDArray[np.str_]
 ) -> Iterator[list[str]]:
     """Yield rows over all tasks and by kind, of which the study has ``kinds_T``."""

@@ -16,6 +16,7 @@ from scipy.stats import gmean
 from benchmarks import bodies, searches
 from benchmarks.findings import Data, Study, joined_name
 from benchmarks.planned import SIX_EPOCHS, Plan
+from benchmarks.searches import BEST_TRANSFORMER, Families
 from orca_ray.data.prepared import HELD_OUT
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
@@ -104,7 +105,6 @@ def read(benchmark: str, store: ResultsStore, plan: Plan = SIX_EPOCHS) -> Found:
         )
     spec = _spec(benchmark, board.sweep.partition("/")[2])
     trials = records[records["sweep"] == board.sweep]
-    validation = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
     distances = dict(zip(trials["trial_key"], trials["distance_before"], strict=True))
     columns = _columns(board, spec, board.table.tasks)
     curves = [training_curves(board, store.curves(board.sweep))]
@@ -130,11 +130,18 @@ def read(benchmark: str, store: ResultsStore, plan: Plan = SIX_EPOCHS) -> Found:
     for method in planned.intersection(plan.families.methods):
         columns.setdefault(method, {})
     table = _table(board, columns)
-    validation_TM = _validation(board, spec, table, plan, validation)
+    validation_TM = _validation(board, spec, table, plan, records)
+    all_searches = searches.sides(validation_TM, table.methods, plan.families)
+    for part in plan.parts:
+        if part.name not in boards:
+            continue
+        other = boards[part.name]
+        spec_of_part = _spec(benchmark, part.budget)
+        part_TM = _validation(other, spec_of_part, table, plan, records, part.name)
+        both_TM = np.where(np.isnan(part_TM), validation_TM, part_TM)
+        all_searches |= _search_of_part(part.name, both_TM, table.methods, plan)
     study = Study(
-        table,
-        _properties(board, table.tasks, store, distances),
-        searches.sides(validation_TM, table.methods, plan.families),
+        table, _properties(board, table.tasks, store, distances), all_searches
     )
     known_curves = [frame for frame in curves if not frame.empty]
     all_curves = pd.DataFrame(columns=list(COLUMNS["curves"]))
@@ -179,26 +186,47 @@ def _validation(
     spec: SweepSpec,
     table: ScoreTable,
     plan: Plan,
-    scores: dict[str, float],
+    records: pd.DataFrame,
+    part: str = "",
 ) -> Floats:
     """Return the mean validation scores [T, M] of the candidates of searches.
 
     They are infinite where a planned candidate has no score of every seed yet, or has
-    diverged. ``scores`` are validation scores by trial key.
+    diverged. ``board`` and ``spec`` are those of the study or of one ``part`` of it,
+    whose methods have the columns of `joined_name`.
     """
-    complete = _complete(board, spec)
+    trials = records[records["sweep"] == board.sweep]
+    scores = dict(zip(trials["trial_key"], trials["validation_score"], strict=True))
     pairs = {*spec.pairs, *board.cells}
     means_TM = np.full((len(table.tasks), len(table.methods)), np.nan)
     for t, task in enumerate(table.tasks):
         for method in plan.families.methods:
-            if (task, method) not in pairs:
+            name = joined_name(method, part) if part else method
+            if (task, method) not in pairs or name not in table.methods:
                 continue
+            column = table.methods.index(name)
             score = math.inf
-            if (task, method) in complete:
+            if table.num_seeds_TM[t, column]:
                 score = _mean_score(board.cells[task, method], spec, scores)
-            column = table.methods.index(method)
             means_TM[t, column] = score if math.isfinite(score) else math.inf
     return means_TM
+
+
+def _search_of_part(
+    part: str, validation_TM: Floats, methods: Sequence[str], plan: Plan
+) -> dict[str, Floats]:
+    """Return the weights [T, M] of the search among the transformers of a part.
+
+    Its name is `joined_name` of `BEST_TRANSFORMER`. The result is empty if the plan has
+    no searches, or the part lacks a transformer.
+    """
+    families = plan.families
+    transformers = tuple(joined_name(name, part) for name in families.transformers)
+    if not transformers or not set(transformers) <= set(methods):
+        return {}
+    of_part = Families(transformers, families.rivals)
+    found = searches.sides(validation_TM, methods, of_part)
+    return {joined_name(BEST_TRANSFORMER, part): found[BEST_TRANSFORMER]}
 
 
 def _mean_score(cell: BoardCell, spec: SweepSpec, scores: dict[str, float]) -> float:

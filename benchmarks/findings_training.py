@@ -1,7 +1,7 @@
 """How long the methods of a study trained, and which may not have converged.
 
 ``python -m benchmarks.findings_training cabinet --results DIR`` prints the text of
-docs/findings.md, which ``make boards`` writes.
+docs/six-epochs.md, which ``make boards`` writes.
 """
 
 # ruff: noqa: T201 - a benchmark prints its text

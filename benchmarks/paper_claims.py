@@ -1,9 +1,10 @@
 """The table of docs/paper.md: claims of the ORCA paper beside what was measured here.
 
 ``python -m benchmarks.paper_claims docs/stores`` prints the text, which ``make boards``
-writes. ``paper_claims.toml`` lists the claims. Published numbers come from
-``orca_ray/leaderboard/published/results.csv``, measured ones from the stores below the
-folder. A store that is not there gives "not run yet".
+writes. With ``--missing``, it prints the studies that have not been run, or only in
+part. ``paper_claims.toml`` lists the claims and these studies. Published numbers come
+from ``orca_ray/leaderboard/published/results.csv``, measured ones from the stores below
+the folder. A store that is not there gives "not run yet".
 """
 
 # ruff: noqa: T201 - a benchmark prints its text
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.planned import SIX_EPOCHS, STEPS
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.leaderboard import Board, EffectGrid, build
 from orca_ray.leaderboard.effects import Effects, build_effects
@@ -50,8 +53,8 @@ TIME_FACTOR = 2.0
 """Factor within which a share of time agrees with the published one."""
 TIME_SHARE = 0.1
 """Published share of the time of aligning."""
-STUDIES = ("cabinet/trained", "cabinet/small")
-"""Sweeps with methods on many tasks; the one with scores on most tasks is read."""
+STUDIES = {"cabinet/small": SIX_EPOCHS.trained, "cabinet/trained": f"after {STEPS}"}
+"""Sweeps with methods on many tasks, and how long their transformers trained."""
 DISTANCES = ("otdd", "mmd", "l2")
 """Distances of the study of aligning, the one that the paper finds best first."""
 START = {"embedder.initialisation": "random"}
@@ -64,7 +67,8 @@ class Claim:
 
     text: str
     rule: str
-    store: str
+    stores: Sequence[str]
+    """Names of the stores that the claim is measured in."""
     confound: str
     published: Sequence[Sequence[str]] = ()
     """Published rows: task, method, and quantity of each."""
@@ -85,13 +89,45 @@ class Claim:
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks that the claim is measured on."""
-        if self.tables not in ("tabpfn", "lift"):
-            return [self.tables]
-        return [
-            f"openml/{dataset_id}"
-            for dataset_id, declared in TABLES.items()
-            if "rows" in declared and ("lift" in declared) == (self.tables == "lift")
-        ]
+        return tasks_of(self.tables)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One study of ``paper_claims.toml`` that has not been run, or only in part."""
+
+    text: str
+    reason: str
+    sweep: str = ""
+    """Start of the name of its sweeps; empty if no sweep file has it."""
+    store: str = ""
+    protocol: str = ""
+    """Protocol of the study; empty: any."""
+    body: str = ""
+    """Body of the study; empty: any."""
+    tables: str = ""
+    """Group of OpenML's tables, as in `Claim`; empty: all tasks."""
+
+    def num_scores(self, stores: Path) -> int:
+        """Return the number of pairs of task and method that have a score."""
+        rows = read_scores(stores / self.store)
+        is_of_study = rows["sweep"].str.startswith(self.sweep)
+        for column, value in (("protocol", self.protocol), ("body", self.body)):
+            is_of_study &= (rows[column] == value) | (not value)
+        if self.tables:
+            is_of_study &= rows["task"].isin(tasks_of(self.tables))
+        return len(rows[is_of_study])
+
+
+def tasks_of(tables: str) -> list[str]:
+    """Return the names of tasks of a group of OpenML's tables, or of one task."""
+    if tables not in ("tabpfn", "lift"):
+        return [tables]
+    return [
+        f"openml/{dataset_id}"
+        for dataset_id, declared in TABLES.items()
+        if "rows" in declared and ("lift" in declared) == (tables == "lift")
+    ]
 
 
 def _published_row(task: str, method: str, quantity: str) -> PublishedRow:
@@ -385,18 +421,11 @@ def best_distance(claim: Claim, store: Path) -> Iterator[Measured]:
     yield Measured(text, _verdict_of_all(list(ratios.values())))
 
 
-def study_of(store: Path, *methods: str) -> Board:
-    """Return the board on which the methods have scores on most tasks.
-
-    Of equal boards, it is the first in `STUDIES`.
-    """
+def study_of(store: Path) -> Board:
+    """Return the board of the sweep of `STUDIES` that a store has."""
     records = ResultsStore(store).records()
-    boards = [
-        build(records, benchmark="cabinet", sweep=sweep, protocol=HELD_OUT)
-        for sweep in STUDIES
-        if (records["sweep"] == sweep).any()
-    ]
-    return max(boards, key=lambda board: len(log_means(board, *methods)[methods[0]]))
+    (sweep,) = set(records["sweep"]).intersection(STUDIES)
+    return build(records, benchmark="cabinet", sweep=sweep, protocol=HELD_OUT)
 
 
 def log_means(board: Board, *methods: str) -> dict[str, dict[str, float]]:
@@ -423,7 +452,7 @@ def by_modality(claim: Claim, store: Path) -> Iterator[Measured]:
     """Compare two methods on the tasks of one modality, over tasks."""
     is_image = claim.rule == "no_gain_images"
     modality = "image" if is_image else "sequence"
-    board = study_of(store, claim.method, claim.rival)
+    board = study_of(store)
     logs = {
         method: {
             task: value
@@ -439,7 +468,7 @@ def by_modality(claim: Claim, store: Path) -> Iterator[Measured]:
         verdict = _verdict_of_side(1 - high, 1 - low)
     num_tasks = len(logs[claim.method])
     text = f"{_ratio_text(ratio)} to `{claim.rival}`, {num_tasks} tasks"
-    yield Measured(f"{text} of {board.sweep}", verdict)
+    yield Measured(f"{text}, {STUDIES[board.sweep]}", verdict)
 
 
 def _verdict_of_no_gain(low: float, high: float) -> str:
@@ -453,7 +482,7 @@ def _verdict_of_no_gain(low: float, high: float) -> str:
 
 def time(claim: Claim, store: Path) -> Iterator[Measured]:
     """Compare the median share of time of aligning with the published one."""
-    sweep = study_of(store, claim.method).sweep
+    sweep = study_of(store).sweep
     records = ResultsStore(store).records(sweep=sweep)
     rows = records[
         (records["phase"] == "confirm")
@@ -462,7 +491,7 @@ def time(claim: Claim, store: Path) -> Iterator[Measured]:
     ]
     share = float((rows["align_seconds"] / rows["refine_seconds"]).median())
     is_close = TIME_SHARE / TIME_FACTOR <= share <= TIME_SHARE * TIME_FACTOR
-    text = f"{100 * share:.0f} %, median of {len(rows)} trials of {sweep}"
+    text = f"{100 * share:.2g} %, median of {len(rows)} trials, {STUDIES[sweep]}"
     yield Measured(text, AGREES if is_close else DIFFERS)
 
 
@@ -489,20 +518,33 @@ STUDY_RULES: Mapping[str, Callable[[Claim, Path], Iterator[Measured]]] = {
 
 def claims() -> list[Claim]:
     """Return the claims in the order of the page."""
+    return [Claim(**values) for values in _content()["claims"]]
+
+
+def missing() -> list[Missing]:
+    """Return the studies that have not been run in the order of the page."""
+    return [Missing(**values) for values in _content()["missing"]]
+
+
+def _content() -> dict[str, list[dict[str, Any]]]:
     path = Path(__file__).with_suffix(".toml")
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
-    return [Claim(**values) for values in content["claims"]]
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def measure(claim: Claim, stores: Path, protocol: str) -> list[Measured]:
-    """Return what was measured for a claim under one protocol; one entry a body."""
-    store = stores / claim.store
-    if claim.rule in STUDY_RULES:
-        if protocol != HELD_OUT or not store.is_dir():
-            return []
-        return list(STUDY_RULES[claim.rule](claim, store))
-    rows = read_scores(store)
-    return list(SCORE_RULES[claim.rule](claim, rows[rows["protocol"] == protocol]))
+    """Return what was measured for a claim under one protocol.
+
+    There is one entry for each body, or for each store of a study.
+    """
+    measured: list[Measured] = []
+    for store in (stores / name for name in claim.stores):
+        if claim.rule in SCORE_RULES:
+            rows = read_scores(store)
+            of_protocol = rows[rows["protocol"] == protocol]
+            measured += SCORE_RULES[claim.rule](claim, of_protocol)
+        elif protocol == HELD_OUT and store.is_dir():
+            measured += STUDY_RULES[claim.rule](claim, store)
+    return measured
 
 
 def published_text(claim: Claim) -> str:
@@ -534,11 +576,29 @@ def cell(measured: Sequence[Measured], rule: str) -> str:
     return "<br>".join(f"{item.text}: **{item.verdict}**" for item in measured)
 
 
+def missing_table(stores: Path) -> str:
+    """Return the table of the studies that have not been run, or only in part."""
+    grid = [["study", "sweep", "scores here", "why"]]
+    for study in missing():
+        sweep = "none"
+        num_scores = 0
+        if study.sweep:
+            sweep = f"`{study.sweep}`"
+            num_scores = study.num_scores(stores)
+        grid.append([study.text, sweep, str(num_scores), study.reason])
+    return "\n".join([*markdown_table(grid, 4), ""])
+
+
 def page(arguments: Sequence[str] | None = None) -> str:
-    """Return the table of claims and the notes below it."""
+    """Return the table of claims and the notes below it, or that of missing studies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stores", type=Path, help="folder of the stores")
+    parser.add_argument(
+        "--missing", action="store_true", help="print what has not been run"
+    )
     options = parser.parse_args(arguments)
+    if options.missing:
+        return missing_table(options.stores)
     grid = [["", "claim", "published", "here, `paper`", "here, `held-out`"]]
     notes = []
     for number, claim in enumerate(claims(), start=1):

@@ -9,7 +9,8 @@ the first holds the arguments of ``orca-sweep leaderboard``:
 
 ``<!-- findings: … -->`` holds arguments of `benchmarks.findings_page`, which also draws
 the picture beside the page. ``<!-- training: … -->`` holds arguments of
-`benchmarks.findings_training`, and ``<!-- claims: … -->`` those of
+`benchmarks.findings_training`, ``<!-- changes: … -->`` those of
+`benchmarks.findings_changes`, and ``<!-- claims: … -->`` those of
 `benchmarks.paper_claims`. ``make boards`` runs this module, which writes all of
 them again. `benchmarks.short_board` has the board of README.md.
 """
@@ -25,6 +26,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from benchmarks.findings_changes import page as changes
 from benchmarks.findings_page import page as findings
 from benchmarks.findings_training import page as training
 from benchmarks.paper_claims import page as claims
@@ -32,8 +34,11 @@ from benchmarks.short_board import short_board
 from orca_ray.cli.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
+WRITERS = {"changes": changes, "claims": claims, "training": training}
+"""Functions that return the text between two marks for its arguments, by kind."""
+KINDS = "|".join(["board", "findings", *WRITERS])
 MARK = re.compile(
-    r"^(<!-- (?P<kind>board|claims|findings|training): (?P<arguments>[^\n]*) -->\n).*?"
+    rf"^(<!-- (?P<kind>{KINDS}): (?P<arguments>[^\n]*) -->\n).*?"
     r"^(<!-- /(?P=kind) -->)$",
     re.DOTALL | re.MULTILINE,
 )
@@ -55,10 +60,8 @@ def regenerated(page: Path) -> dict[Path, str]:
     def regenerate(match: re.Match[str]) -> str:
         if match["kind"] == "board":
             text = _board(match["arguments"])
-        elif match["kind"] == "training":
-            text = training(shlex.split(match["arguments"]))
-        elif match["kind"] == "claims":
-            text = claims(shlex.split(match["arguments"]))
+        elif match["kind"] in WRITERS:
+            text = WRITERS[match["kind"]](shlex.split(match["arguments"]))
         else:
             text, pictures = findings(shlex.split(match["arguments"]))
             for ending, picture in pictures.items():
@@ -86,9 +89,7 @@ def _board(arguments: str) -> str:
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     text = page.read_text()
-    starts = re.findall(
-        r"^<!-- (?:board|claims|findings|training): ", text, re.MULTILINE
-    )
+    starts = re.findall(rf"^<!-- (?:{KINDS}): ", text, re.MULTILINE)
     assert len(starts) == len(MARK.findall(text)), "a board has no end"
     for path, content in regenerated(page).items():
         assert path.read_text() == content, (

@@ -35,7 +35,7 @@ from tests.leaderboard.statistics.test_calibration import PAGE
 from tests.leaderboard.test_leaderboard import Run, seeds
 from tests.results.factories import make_record
 
-TEXT = PAGE.with_name("findings.md").read_text().replace("*", "")
+TEXT = PAGE.with_name("six-epochs.md").read_text().replace("*", "")
 METHODS = DESIGNS["six epochs"].methods
 ROWS = [line.strip("| ").split(" | ") for line in TEXT.split("\n")]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks.paper_claims import (
     AGREES,
@@ -13,12 +14,15 @@ from benchmarks.paper_claims import (
     Measured,
     claims,
     measure,
+    missing,
     published_text,
     source_text,
 )
 from benchmarks.paper_claims import SCORE_RULES as RULES
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.tasks.registry import known_tasks
+from tests.results.factories import make_record
 
 BY_TEXT = {claim.text: claim for claim in claims()}
 GAIN = BY_TEXT["ORCA has a higher mean AUROC than XGBoost on 30 tables"]
@@ -132,3 +136,43 @@ def test_the_tables_of_the_claims_are_those_of_the_sweep() -> None:
     assert len(GAIN.tasks) == 30
     assert len(LIFT.tasks) == 11
     assert set(load_spec("paper_tables").tasks) == {*GAIN.tasks, *LIFT.tasks}
+
+
+def test_scores_of_a_missing_study_are_those_of_its_sweep_body_and_tables(
+    tmp_path: Path,
+) -> None:
+    studies = {study.text: study for study in missing()}
+    held_out = studies["the 30 tables, protocol `held-out`"]
+    lift = studies["LIFT's other 11 tables"]
+    large = studies["tables with `mpnet-base`"]
+    store = ResultsStore(tmp_path / "openml", create=True)
+    rows = [
+        (GAIN.tasks[0], "minilm-l6", "held-out"),
+        (GAIN.tasks[1], "mpnet-base", "paper"),
+        (LIFT.tasks[0], "minilm-l6", "paper"),
+        (LIFT.tasks[1], "minilm-l6", "paper"),
+    ]
+    store.append(
+        [
+            make_record(
+                f"k{index}",
+                sweep="paper_tables/tables",
+                benchmark="openml",
+                task=task,
+                body=body,
+                protocol=protocol,
+            )
+            for index, (task, body, protocol) in enumerate(rows)
+        ]
+    )
+    numbers = [study.num_scores(tmp_path) for study in (held_out, large, lift)]
+    assert numbers == [1, 1, 2]
+
+
+def test_missing_studies_name_sweeps_that_exist() -> None:
+    for study in missing():
+        name, _, budget = study.sweep.partition("/")
+        if name:
+            path = Path(__file__).parents[3] / "sweeps" / f"{name}.yaml"
+            budgets = yaml.safe_load(path.read_text())["budgets"]
+            assert not budget or budget in budgets

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.findings import Data, Study, answers
+from benchmarks.findings import Data, Study, answers, joined_name
 from benchmarks.findings_calibration import DESIGNS, NULLS, simulate
 from benchmarks.findings_page import page, text
 from benchmarks.findings_reading import read
 from benchmarks.planned import SIX_EPOCHS, TRAINED
+from benchmarks.searches import BEST_BASELINE, BEST_TRANSFORMER
 from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.results.record import CurvePoint, Record
 from orca_ray.results.store import ResultsStore
@@ -137,6 +138,23 @@ def test_an_incomplete_store_is_reported_as_such(tmp_path: Path) -> None:
         assert not pictures
 
 
+def test_the_best_transformer_of_a_part_is_chosen_by_validation_of_that_part(
+    tmp_path: Path,
+) -> None:
+    runs = [run(task, method, 0.2) for task in SERIES for method in METHODS]
+    short = {"nft": (0.3, 0.9), "orca": (0.4, 0.5), "scratch": (0.8, 0.6)}
+    runs += [
+        run(task, method, score, "steps150") | {"validation_score": validation}
+        for task in SERIES[:5]
+        for method, (score, validation) in short.items()
+    ]
+    study = read("cabinet", new_store(tmp_path / "store", runs), TRAINED).study
+    side = joined_name(BEST_TRANSFORMER, "150 steps")
+    ratios = study.ratios(side, BEST_BASELINE)
+    assert ratios.tasks == [f"cabinet/{task}" for task in SERIES[:5]]
+    assert np.exp(ratios.logs) == pytest.approx(0.4 / 0.2)
+
+
 @pytest.mark.parametrize(
     ("scores", "num_falling"),
     [([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], 12), ([1.0, *[0.4] * 40], 0)],
@@ -158,7 +176,7 @@ def test_trials_that_still_improve_stand_beside_the_answer(
 
 
 def test_the_page_of_six_epochs_says_that_its_answers_may_not_have_converged() -> None:
-    lines = (ROOT / "docs/findings.md").read_text().split("\n")
+    lines = (ROOT / "docs/six-epochs.md").read_text().split("\n")
     all_answers = [line for line in lines if re.match(r"\d+\. \*\*", line)]
     of_study = all_answers[: len(SIX_EPOCHS.questions)]
     assert all("It may not have converged: " in line for line in of_study)
