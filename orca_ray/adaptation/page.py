@@ -182,24 +182,34 @@ def _method_row(row: Mapping[str, Any], axis: _Axis, dashes: str) -> str:
 
 def _importance(importance: Mapping[str, Any]) -> str:
     """Return a section with the most important features; "" if they are unknown."""
-    features = importance.get("features", [])
-    if not features:
+    if not importance:
         return ""
+    heading = "<section><h2>Importance of features</h2>"
+    features = importance["features"]
+    if not features:
+        note = (
+            "The time was too short to measure it. In Python, model.importance(data)"
+            " does."
+        )
+        return f'{heading}<p class="note">{note}</p></section>'
     shown = features[:MOST_FEATURES]
     scale = max(max(row["importance"] for row in shown), 1e-12)
     rows = "\n".join(_importance_row(row, scale) for row in shown)
-    repeats = sorted({row["num_repeats"] for row in features})
-    number = " to ".join(str(count) for count in repeats[:: max(1, len(repeats) - 1)])
+    repeats = [row["num_repeats"] for row in features]
+    mean = "One repeat."
+    if max(repeats) > 1:
+        counts = " to ".join(map(str, sorted({min(repeats), max(repeats)})))
+        mean = f"Mean of {counts} repeats, with its standard error."
     note = (
         "How much the score rises if the values of one feature are shuffled, on"
         f" {importance['num_samples']:,} samples, each predicted by a model that has"
-        f" not seen it. Mean over the repeats ({number}), with its standard error."
+        f" not seen it. {mean}"
         " Features that tell the same share their importance."
     )
     if len(features) > len(shown):
         note += f" The first {len(shown)} of {len(features)} features."
     return (
-        f'<section><h2>Importance of features</h2><p class="note">{escape(note)}</p>'
+        f'{heading}<p class="note">{escape(note)}</p>'
         '<div class="scroll"><table class="methods"><thead><tr>'
         '<th scope="col">Feature</th><th scope="col"></th>'
         '<th scope="col">Importance</th></tr></thead>'

@@ -218,16 +218,30 @@ def score_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def not_run_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each method without a trial, with the minutes it needs."""
-    lines = list[str]()
-    for row in report.get("not_run", ()):
-        minutes = max(1, math.ceil(row["seconds"] / 60))
-        unit = "minute" if minutes == 1 else "minutes"
-        lines.append(
-            f"Not run: {row['method']} needs about {minutes} {unit} a trial; give more"
-            " --minutes or fewer --methods."
-        )
-    return lines
+    """Return a sentence with the time that each method without a trial needs.
+
+    [] if all methods had a trial.
+    """
+    needs = [
+        f"{row['method']} needs about {_duration(row['seconds'])}"
+        for row in report.get("not_run", ())
+    ]
+    if not needs:
+        return []
+    return [
+        f"Not run: {', '.join(needs)} for a trial. Give more --minutes or fewer"
+        " --methods."
+    ]
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds, or minutes from one minute on, rounded up."""
+    number = max(1, math.ceil(seconds))
+    unit = "second"
+    if number >= 60:
+        number = math.ceil(seconds / 60)
+        unit = "minute"
+    return f"{number} {unit}{'s' if number > 1 else ''}"
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:

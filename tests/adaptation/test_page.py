@@ -129,6 +129,7 @@ def test_the_most_important_features_are_shown() -> None:
     assert text.index("0.3 ± 0.01") < text.index(">age<")
     assert 0 < text.count(">x<") < 40
     assert "Importance" not in make_page()
+    assert "too short" in make_page(importance={"features": [], "num_samples": 9})
 
 
 def test_the_command_has_intervals_if_the_model_makes_them() -> None:

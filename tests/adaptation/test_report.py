@@ -122,9 +122,14 @@ def test_methods_that_did_not_run_have_the_time_that_they_need(toy: Toy) -> None
     )
     assert list(needed) == ["orca"]
     assert 40 < needed["orca"] < 1000, "corrected by at most four times"
-    report = {"not_run": [{"method": "orca", "seconds": 200.0}]}
-    [line] = [line for line in not_run_lines(report) if "orca" in line]
-    assert "Not run: orca needs about 4 minutes a trial" in line
+    durations = {"orca": 200.0, "nft": 11.3, "scratch": 60.0}
+    rows = [{"method": name, "seconds": value} for name, value in durations.items()]
+    [line] = not_run_lines({"not_run": rows})
+    assert line.startswith(
+        "Not run: orca needs about 4 minutes, nft needs about 12 seconds, scratch needs"
+        " about 1 minute for a trial."
+    )
+    assert not_run_lines({}) == []
 
 
 def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(
