@@ -28,7 +28,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.demo
-EXTRAS := .[sweep,adapt,export,serve,trees,dev,docs]
+EXTRAS := .[sweep,adapt,signals,export,serve,trees,dev,docs]
 DEMO_EXTRAS := .[sweep,trees]
 # PyPI's torch for Linux brings CUDA's libraries: 6.4 GB in all, of which 3.3 GB are downloaded; other builds take 2.5 GB.
 NEEDED_MIB := 3000

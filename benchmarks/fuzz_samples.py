@@ -227,6 +227,25 @@ def _flac(folder: Path) -> None:
         soundfile.write(path, np.sin(np.arange(800) * (1 + number) / 9), 8000)
 
 
+def _edf(folder: Path) -> None:
+    import edfio
+
+    for number, x in enumerate(X):
+        path = folder / "signals" / str(Y[number]) / f"{number}.edf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        signals = [edfio.EdfSignal(x[0], 7, label="a"), edfio.EdfSignal(x[1], 7)]
+        edfio.Edf(signals).write(path)
+
+
+def _wfdb(folder: Path) -> None:
+    for number, x in enumerate(X):
+        path = folder / "signals" / str(Y[number]) / f"{number}.hea"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (1000 * x[:2].T).astype("<i2").tofile(path.with_suffix(".dat"))
+        lines = [f"{number} 2 250 7", *[f"{number}.dat 16 1000/mV 16 0 0 0 0 a"] * 2]
+        path.write_text("\n".join(lines) + "\n")
+
+
 def _array_folder(folder: Path) -> None:
     for number in range(12):
         path = folder / "arrays" / "ab"[number % 2] / f"{number}.npy"
@@ -316,6 +335,8 @@ KINDS: Mapping[str, Kind] = {
     "images labels": Kind(_labelled_images, "images"),
     "WAV": Kind(_recordings, "sounds"),
     "FLAC Ogg": Kind(_flac, "sounds"),
+    "EDF": Kind(_edf, "signals"),
+    "WFDB": Kind(_wfdb, "signals"),
     "arrays": Kind(_array_folder, "arrays"),
     "task.yaml": Kind(_task_file, "task.yaml"),
     "Arrow empty lists": _unusual("empty lists"),

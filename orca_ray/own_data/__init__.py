@@ -250,6 +250,8 @@ class UserData:
     """Columns or key that the targets were read from."""
     rate: float | None = None
     """Sampling rate in Hz; None: unknown."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels of signals, in the order of ``x``; empty: unknown."""
     groups: Array | None = None
     """Group of each sample [N]; samples of one group must not be in different splits.
     """

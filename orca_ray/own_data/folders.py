@@ -5,7 +5,7 @@ Sub-folders are classes, or a table has the labels.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -114,6 +114,8 @@ _HIDDEN = (".", "__MACOSX")
 """How the names of hidden files and folders begin."""
 _LABEL_TABLES = ("labels.csv", "metadata.csv")
 """Names of the table of labels; the first that exists is read."""
+_RECORD = ".hea"
+"""Suffix of the header of a WFDB record, whose other files have the same stem."""
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 """Usual names of the column of files in a table of labels."""
 
@@ -167,6 +169,10 @@ def list_folder(
         return Listing(folder, [folder])
     visible = _visible_files(folder)
     paths = [file for file in visible if file.suffix.lower() in suffixes]
+    records = {file.with_suffix("") for file in paths if file.suffix == _RECORD}
+    visible = [
+        file for file in visible if file in paths or file.with_suffix("") not in records
+    ]
     if not paths:
         raise UserError(
             f"{folder}: expected files of type {', '.join(suffixes)} that are not"
@@ -295,17 +301,30 @@ def _read_labels(table: Path, names: list[str], options: Options) -> Array:
     file_place = header.index(key)
     label_place = header.index(target)
     label_of = {Path(row[file_place]).name: row[label_place] for row in rows}
-    for name in names:
-        if name not in label_of:
+    listed_names = [_listed_name(name, label_of) for name in names]
+    for name, listed in zip(names, listed_names, strict=True):
+        if listed is None:
             raise UserError(
                 f"{table}, column {key}: no row for the file {quoted(name)}; add one,"
                 " or remove the file"
             )
-    labels = np.array([label_of[name] for name in names])
+    labels = np.array([label_of[str(name)] for name in listed_names])
     try:
         return labels.astype(np.float64)
     except ValueError:
         return labels
+
+
+def _listed_name(name: str, label_of: Mapping[str, str]) -> str | None:
+    """Return the name under which a table of labels lists a file; None: it does not.
+
+    A WFDB record may be listed as its header, its samples (.dat), or without a suffix.
+    """
+    names = [name]
+    if name.endswith(_RECORD):
+        stem = name.removesuffix(_RECORD)
+        names += [stem, f"{stem}.dat"]
+    return next((each for each in names if each in label_of), None)
 
 
 def _target_column(table: Path, header: list[str], key: str, options: Options) -> str:
@@ -333,7 +352,7 @@ def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData
     """
     listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
     paths = listing.paths
-    modes = Counter(_mode(file) for file in _evenly_spaced(paths, most=1000))
+    modes = Counter(_mode(file) for file in evenly_spaced(paths, most=1000))
     is_grey = all(mode in GREY for mode in modes)
     colour = options.colour or ("grey" if is_grey else "rgb")
     notes = listing.notes
@@ -349,7 +368,7 @@ def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData
     )
 
 
-def _evenly_spaced(paths: list[Path], most: int) -> list[Path]:
+def evenly_spaced(paths: list[Path], most: int) -> list[Path]:
     """Return at most ``most`` files, evenly spaced; they stand for all in a check."""
     rows = {int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), most))}
     return [paths[row] for row in sorted(rows)]
@@ -381,7 +400,7 @@ def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
     paths = listing.paths
     rates = Counter(
-        _decode_recording(file)[1] for file in _evenly_spaced(paths, most=100)
+        _decode_recording(file)[1] for file in evenly_spaced(paths, most=100)
     )
     rate = options.rate or float(rates.most_common(1)[0][0])
     notes = listing.notes
@@ -432,24 +451,27 @@ def _read_waveform(path: Path, rate: float) -> Array:
     samples, stored_rate = _decode_recording(path)
     mono = samples.mean(axis=1)
     if stored_rate != rate:
-        mono = _resample(path, mono, stored_rate, rate)
+        mono = resample(path, mono, stored_rate, rate)
     return np.asarray(mono, dtype=np.float32)
 
 
-def _resample(path: Path, mono: Array, stored_rate: int, rate: float) -> Array:
-    """Return the samples [n] of a recording, converted to ``rate`` Hz."""
+def resample(path: Path, samples: Array, stored_rate: float, rate: float) -> Array:
+    """Return the samples [n] or [n, channels] of a recording, converted to ``rate`` Hz.
+
+    Raises UserError if the sampling rates are too far apart.
+    """
     from scipy.signal import resample_poly
 
     # The converted recording must not be too long.
-    most = min(_MOST_RATIO, _MOST_SAMPLES / len(mono))
+    most = min(_MOST_RATIO, _MOST_SAMPLES / samples.size)
     if not 1 / _MOST_RATIO <= rate / stored_rate <= most:
         expected = f"{path}: expected a recording that can be converted to {rate:g} Hz"
         raise UserError(
-            f"{expected}, found {len(mono):,} samples at {stored_rate} Hz; correct its"
-            " rate, or leave it out"
+            f"{expected}, found {len(samples):,} samples at {stored_rate:g} Hz; correct"
+            " its rate, or leave it out"
         )
     ratio = Fraction(rate / stored_rate).limit_denominator(1000)
-    return np.asarray(resample_poly(mono, ratio.numerator, ratio.denominator))
+    return np.asarray(resample_poly(samples, ratio.numerator, ratio.denominator))
 
 
 def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:

@@ -363,6 +363,8 @@ def _reading_options(data: UserData, summary: Survey, options: Options) -> Optio
         values.setdefault("colour", "grey" if is_grey else "rgb")
     if data.rate is not None:
         values.setdefault("rate", data.rate)
+    if data.channels:
+        values.setdefault("inputs", data.channels)
     return Options(**values)
 
 
