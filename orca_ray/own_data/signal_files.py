@@ -230,11 +230,7 @@ def _check_wfdb(path: Path, header: Any) -> None:
             f" {', '.join(_PLAIN_FORMATS)}, found {', '.join(formats)}; write the"
             " record in format 16"
         )
-    num_bytes = 0
-    for name in set(header.file_name):
-        if Path(name).name != name:
-            raise UserError(f"{path}: {quoted(name)} is not beside the header")
-        num_bytes += cache.check_special(path.with_name(name))
+    num_bytes = sum(_sample_bytes(path, name) for name in set(header.file_name))
     # without a length, the library takes that of the files
     num_frames = header.sig_len or 0
     num_values = num_frames * sum(each or 1 for each in header.samps_per_frame)
@@ -247,6 +243,13 @@ def _check_wfdb(path: Path, header: Any) -> None:
     longest_skew = max(each or 0 for each in header.skew)
     if longest_skew and longest_skew >= num_frames:
         raise UserError(f"{path}: a skew of {longest_skew} is longer than the record")
+
+
+def _sample_bytes(path: Path, name: str) -> int:
+    """Return the size of a file of samples that the header ``path`` names."""
+    if Path(name).name != name:
+        raise UserError(f"{path}: {quoted(name)} is not beside the header")
+    return cache.check_special(path.with_name(name))
 
 
 def _read_wfdb(path: Path, numbers: Sequence[int]) -> Array:
