@@ -467,8 +467,8 @@ def resample(path: Path, samples: Array, stored_rate: float, rate: float) -> Arr
     if not 1 / _MOST_RATIO <= rate / stored_rate <= most:
         expected = f"{path}: expected a recording that can be converted to {rate:g} Hz"
         raise UserError(
-            f"{expected}, found {len(samples):,} samples at {stored_rate:.12g} Hz; correct"
-            " its rate, or leave it out"
+            f"{expected}, found {len(samples):,} samples at {stored_rate:.12g} Hz;"
+            " correct its rate, or leave it out"
         )
     ratio = Fraction(rate / stored_rate).limit_denominator(1000)
     return np.asarray(resample_poly(samples, ratio.numerator, ratio.denominator))
