@@ -23,6 +23,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
+from orca_ray.data.tensor_file import save_tensors
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods.model_config import ADVICE, TaskSummary
 
@@ -105,15 +106,16 @@ class Conformal:
 
     def save(self, path: Path) -> None:
         """Write the record to a safetensors file."""
-        from safetensors.numpy import save_file
+        import torch
 
         num_samples = np.array([self.num_samples], np.int64)
         arrays = {
             "num_samples": num_samples,
-            "ranks": np.ascontiguousarray(self.ranks),
-            "scores": np.ascontiguousarray(self.scores),
+            "ranks": self.ranks,
+            "scores": self.scores,
         }
-        save_file(arrays, str(path))
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        save_tensors(path, tensors)
 
     @classmethod
     def read(cls, path: Path, task: TaskSummary) -> Self:
