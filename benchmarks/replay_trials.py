@@ -6,7 +6,8 @@
 Each data set of ``benchmarks/adapt_peers.py`` is prepared as `adapt` prepares it. Each
 trial stores its record, the outputs for its fold and for the outer test of the prepared
 data, and the outputs for the outer test of ``adapt_peers`` (`PEER_OUTPUTS`), which no
-training has seen. Weights are deleted after each trial.
+training has seen. Weights are deleted after each trial. Durations are processor time of
+one thread (`benchmarks.cpu_clock`).
 
 The passes are `PASSES`. A pass runs on all sets before the next one starts, so that the
 stored trials are balanced whenever the script is stopped. A second start continues: a
@@ -31,6 +32,7 @@ import numpy as np
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import benchmarks.cpu_clock  # isort: skip  # noqa: F401 - before all modules that take times
 from benchmarks.adapt_peers import chosen_sets
 from benchmarks.peers.parts import DataSet
 from benchmarks.peers.writing import Written, write
