@@ -222,6 +222,7 @@ def test_batches_do_not_depend_on_how_samples_are_read(
             ),
         ),
         (lambda x: x.transpose(0, 2, 1), r"try np.transpose\(x, \(0, 2, 1\)\)"),
+        (lambda x: x.reshape(45, *[1] * 60, 32), "the model takes numbers of shape"),
         (lambda x: x[:, :, :5], r"has shape \(45, 2, 5\); the model takes"),
         (lambda x: x.astype(str), "values of type <U"),
         (

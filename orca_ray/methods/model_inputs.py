@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +156,24 @@ def _advice(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """
     if shape == expected:
         return ": for one sample, give x[None]"
-    for order in permutations(range(1, len(shape))):
-        if tuple(shape[axis] for axis in order) == expected:
-            return (
-                ": its axes seem to be in another order, try np.transpose(x,"
-                f" {(0, *order)})"
-            )
+    if sorted(shape[1:]) == sorted(expected):
+        order = (0, *_order_of_axes(shape, expected))
+        return f": its axes seem to be in another order, try np.transpose(x, {order})"
     if len(shape) == len(expected) and expected == (1, *shape[1:]):
         return ": its axis of channels seems to be missing, try x[:, None]"
     return ""
+
+
+def _order_of_axes(shape: tuple[int, ...], expected: tuple[int, ...]) -> list[int]:
+    """Return axes of an array of ``shape``, without axis 0, with the sizes ``expected``.
+
+    The axes other than axis 0 have these sizes in any order. A request may have 63 axes,
+    so not all their orders are tried.
+    """
+    axes = list(range(1, len(shape)))
+    order = list[int]()
+    for size in expected:
+        axis = next(axis for axis in axes if shape[axis] == size)
+        axes.remove(axis)
+        order.append(axis)
+    return order

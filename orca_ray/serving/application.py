@@ -260,9 +260,11 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def _client_key(request: Request) -> str:
-    """Return the address whose requests count together: of IPv6, the network (/64)."""
-    host = request.client.host if request.client else ""
+def client_key(host: str) -> str:
+    """Return the name under which all requests of a client's address ``host`` count.
+
+    Of an IPv6 address, it is the network (/64), of which one client has all addresses.
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -459,7 +461,8 @@ class Application:
                 for key, client in self._clients.items()
                 if client.in_progress or client.arrival_time > least
             }
-        return self._clients.setdefault(_client_key(request), Client())
+        host = request.client.host if request.client else ""
+        return self._clients.setdefault(client_key(host), Client())
 
     def _admit(self, client: Client, now: float) -> None:
         """Count a new request towards the rate; HTTPException if there are too many."""

@@ -15,6 +15,8 @@ from collections import Counter
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from orca_ray.serving.application import client_key
+
 
 def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Protocol]:
     """Return a protocol that ends slow connections, and idle ones if there are many.
@@ -22,25 +24,22 @@ def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Prot
     A connection ends if its first request has no complete head within ``head_seconds``;
     h11 limits the size of a head to 64 KiB. For each connection beyond
     ``most_connections``, the oldest one ends that waits for its client; of several
-    clients, it is one of the client that has most of these.
+    clients (`client_key`), it is one of the client that has most of these.
     """
-    connections: dict[H11Protocol, None] = {}  # oldest first
+    clients: dict[H11Protocol, str] = {}
+    """Client of each connection, oldest connection first."""
 
     class LimitedProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.loop.call_later(head_seconds, self.end_without_head)
-            connections[self] = None
-            if len(connections) > most_connections:
+            clients[self] = client_of(self)
+            if len(clients) > most_connections:
                 # The new connection itself waits for its client, so there is one.
-                waiting = [
-                    connection
-                    for connection in connections
-                    if waits_for_client(connection)
-                ]
-                addresses = Counter(map(address_of, waiting))
-                oldest = max(waiting, key=lambda each: addresses[address_of(each)])
-                del connections[oldest]
+                waiting = list(filter(waits_for_client, clients))
+                counts = Counter(clients[connection] for connection in waiting)
+                oldest = max(waiting, key=lambda each: counts[clients[each]])
+                del clients[oldest]
                 oldest.transport.abort()
 
         def end_without_head(self) -> None:
@@ -48,7 +47,7 @@ def limited_protocol(head_seconds: float, most_connections: int) -> type[H11Prot
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            connections.pop(self, None)
+            clients.pop(self, None)
             super().connection_lost(exc)
 
     return LimitedProtocol
@@ -65,6 +64,6 @@ def waits_for_client(connection: H11Protocol) -> bool:
     )
 
 
-def address_of(connection: H11Protocol) -> str | None:
-    """Return the address of a connection's client; None if it is not known."""
-    return connection.client[0] if connection.client else None
+def client_of(connection: H11Protocol) -> str:
+    """Return the name of a connection's client; "" if its address is not known."""
+    return client_key(connection.client[0]) if connection.client else ""

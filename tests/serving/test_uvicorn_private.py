@@ -107,11 +107,16 @@ def test_the_oldest_waiting_connection_makes_room() -> None:
     asyncio.run(check())
 
 
-def test_the_client_with_most_waiting_connections_makes_room() -> None:
+@pytest.mark.parametrize(
+    "addresses", [["10.0.0.2"] * 3, ["2001:db8::1", "2001:db8::2", "2001:db8::3"]]
+)
+def test_the_client_with_most_waiting_connections_makes_room(
+    addresses: list[str],
+) -> None:
     async def check() -> None:
         connect = connector(60.0, 3)
         lone = connect("10.0.0.1")
-        greedy = [connect("10.0.0.2") for _ in range(3)]
+        greedy = [connect(address) for address in addresses]
         assert not lone.transport.abort.called
         aborted = [connection.transport.abort.called for connection in greedy]
         assert aborted == [True, False, False]
