@@ -1,22 +1,18 @@
 """Choice of a model of own data: one or more configurations with weights."""
 
 import math
-import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from orca_ray.adaptation.configuration import Configuration
-from orca_ray.adaptation.intervals import Interval, Judged, Measure
-from orca_ray.adaptation.outputs import Parts
+from orca_ray.adaptation.intervals import Interval, Judged
+from orca_ray.adaptation.outputs import Parts, TrialOutputs
+from orca_ray.adaptation.ranking import find_reference
 from orca_ray.data.rows import Array
 
-LEVEL_OF_BETTER = 0.8
-"""Level of the two-sided interval of a difference.
-
-Its lower end is above zero if the difference is positive in nine of ten resamples.
-"""
 LOGARITHMS_OF_TEMPERATURE = (-2.0, 2.0)
 """Range of the natural logarithm of a temperature."""
 LEAST_GAIN_OF_TEMPERATURE = 0.01
@@ -34,12 +30,6 @@ class Choice:
     predictions: Array
     """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
-    outer: bool = False
-    """Whether these samples are those of the outer test.
-
-    This is so if the training of the model, or of the first part of a mean, was
-    continued on all samples but the outer test (and later perhaps on all samples).
-    """
 
     @property
     def first(self) -> Configuration:
@@ -76,25 +66,70 @@ def mean_choice(judged: Judged, configurations: list[Configuration]) -> Choice:
     return calibrate(judged, parts, np.mean(judged.predictions, axis=0))
 
 
-def is_better(judged: Judged, predictions: Array, others: Array) -> bool:
-    """Return whether predictions are better than ``others`` in nine of ten resamples.
+def select_ensemble(
+    configurations: Sequence[Configuration], outputs: TrialOutputs
+) -> Choice | None:
+    """Return the mean of the best configuration and of others that improve on it.
 
-    If the metric is the error and ``predictions`` have no more errors than ``others``,
-    a lower log loss in nine of ten resamples suffices.
+    None if no other one does. The best configuration of each other method joins, in the
+    order of the ranking, if the error or the log loss falls on the folds that all have
+    in common, and neither rises.
+
+    Source: Caruana et al., 2004, "Ensemble selection from libraries of models", without
+    replacement, in a fixed order.
+
+    Args:
+        configurations: configurations with stored models, the best first.
+        outputs: outputs of their trials.
     """
-    measures: list[Measure | None] = [None]  # None: the score by the metric
-    is_error = judged.metric == "error"
-    if is_error and judged.score(predictions) <= judged.score(others):
-        measures.append(judged.log_loss)
-    for measure in measures:
-        # Lower is better, so the gain is the score of ``others`` minus the new score.
-        gain = judged.interval(
-            others,
-            predictions,
-            of=operator.sub,
-            level=LEVEL_OF_BETTER,
-            measure=measure,
-        )
-        if gain.low > 0:
-            return True
-    return False
+    selected = [configurations[0]]
+    tried = {configurations[0].method}
+    for configuration in configurations[1:]:
+        if configuration.method in tried:
+            continue
+        tried.add(configuration.method)
+        if _improves(configuration, selected, outputs):
+            selected.append(configuration)
+    if len(selected) == 1:
+        return None
+    return mean_choice(outputs.out_of_fold(*selected), selected)
+
+
+def _improves(
+    configuration: Configuration,
+    selected: Sequence[Configuration],
+    outputs: TrialOutputs,
+) -> bool:
+    """Return whether a mean gets better if ``configuration`` joins it."""
+    together = [*selected, configuration]
+    if not set.intersection(*(set(each.records) for each in together)):
+        return False
+    judged = outputs.out_of_fold(*together)
+    before = np.mean(judged.predictions[:-1], axis=0)
+    after = np.mean(judged.predictions, axis=0)
+    gain = judged.score(before) - judged.score(after)
+    gain_of_log_loss = judged.log_loss(before) - judged.log_loss(after)
+    return min(gain, gain_of_log_loss) >= 0 and max(gain, gain_of_log_loss) > 0
+
+
+def rank_by_outputs(
+    configurations: Sequence[Configuration], outputs: TrialOutputs
+) -> list[Configuration]:
+    """Return configurations, the best first.
+
+    Each is compared with one reference (`find_reference`) on the samples of their
+    common folds. One standard error of the difference is added, so that a lead on few
+    samples must be large. Of equal configurations, the one with more folds comes first.
+    """
+    reference = find_reference(configurations)
+
+    def pessimistic_difference(configuration: Configuration) -> float:
+        if configuration is reference:
+            return 0.0
+        if configuration.records.keys().isdisjoint(reference.records):
+            return math.inf
+        judged = outputs.out_of_fold(configuration, reference)
+        return judged.pessimistic_difference(*judged.predictions)
+
+    by_folds = sorted(configurations, key=lambda each: -len(each.records))
+    return sorted(by_folds, key=pessimistic_difference)

@@ -21,22 +21,14 @@ EPOCHS = "refine.epochs"
 WARMUP_EPOCHS = "refine.warmup_epochs"
 ALL = -1
 """Fold number that stands for a training on all samples."""
-ALL_BUT_TEST = -2
-"""Fold number that stands for a training on all samples but the outer test."""
 SCHEDULE = {EPOCHS, WARMUP_EPOCHS}
 """Hyper-parameters that say only how long a training takes."""
-COST_OF_PROBE = 0.1
-"""Largest cost of an epoch, relative to ``nft``, of methods that compute the features
-of a body once, so that more epochs cost next to nothing.
+LATE_SHARE = 0.5
+"""If the best epoch comes after this share of the epochs, more epochs may help.
+
+After half of the epochs, a cosine schedule has used four fifths of the sum of its
+learning rates.
 """
-LATE_SHARE = 0.8
-"""If the best epoch comes after this share of the epochs, more epochs would help."""
-LATE_SHARE_IF_LAST_IS_KEPT = 0.5
-"""`LATE_SHARE` for methods that keep the model of the last epoch: after half of the
-epochs, a cosine schedule has used four fifths of the sum of its learning rates.
-"""
-LATE_EPOCHS = 2
-"""If the best epoch is one of this many last epochs, more epochs would always help."""
 
 
 @dataclass(eq=False)
@@ -50,10 +42,8 @@ class Configuration:
     """Hyper-parameters of the first configuration of the method. Empty if they are not
     known; ``values`` then holds all hyper-parameters.
     """
-    is_suggested: bool = False
-    """Whether Optuna's sampler has suggested the values."""
     records: dict[int, Record] = field(default_factory=dict)
-    """Records of the trials that have ended, by fold, `ALL` or `ALL_BUT_TEST`."""
+    """Records of the trials that have ended, by fold or `ALL`."""
     running: set[int] = field(default_factory=set)
     """Folds of the trials that run."""
     has_models: bool = True
@@ -88,16 +78,6 @@ class Configuration:
         return self.recipe.pretrained and self.recipe.uses_body
 
     @property
-    def is_probe(self) -> bool:
-        """Whether only a head is trained, on features that are computed once.
-
-        Then epochs cost next to nothing.
-        """
-        recipe = self.recipe
-        costs_little = recipe.relative_cost <= COST_OF_PROBE
-        return recipe.uses_body and not recipe.fitted and costs_little
-
-    @property
     def has_started(self) -> bool:
         """Whether a trial runs or has ended."""
         return bool(self.records or self.running)
@@ -111,6 +91,18 @@ class Configuration:
     def is_variant(self) -> bool:
         """Whether more than the schedule differs from the first configuration."""
         return bool(self.values.keys() - SCHEDULE)
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether the trial of a fold runs or has ended."""
+        return bool((self.records.keys() | self.running) - {ALL})
+
+    @property
+    def values_without_schedule(self) -> str:
+        """`values` without those of the schedule, as canonical JSON."""
+        return canonical_json(
+            {name: self.values[name] for name in self.values.keys() - SCHEDULE}
+        )
 
     @property
     def trial_keys(self) -> set[str]:
@@ -154,19 +146,13 @@ class Configuration:
         return self.records[min(scores)] if scores else None
 
     @property
-    def still_improves(self) -> bool:
-        """Whether the best epoch of the first fold is among the last ones.
+    def has_late_best_epoch(self) -> bool:
+        """Whether the best epoch of the first fold is in the second half of the epochs.
 
-        Then more epochs would help.
+        Then more epochs may help.
         """
         record = self.first_record
-        if record is None:
-            return False
-        share = LATE_SHARE
-        if self.first.get("refine.keep") == "last":
-            share = LATE_SHARE_IF_LAST_IS_KEPT
-        last_early_epoch = min(share * self.epochs, self.epochs - LATE_EPOCHS)
-        return best_epoch_of(record) > max(last_early_epoch, 1)
+        return record is not None and best_epoch_of(record) > LATE_SHARE * self.epochs
 
     def lacks(self, fold: int) -> bool:
         """Return whether no trial of a fold has started."""

@@ -59,15 +59,8 @@ class ExpectedSeconds:
             if fold >= 0
         ]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no trial has ended yet."""
-        return not self._ended
-
     def of(self, configuration: Configuration) -> float:
-        """Return the expected duration of a trial; 0 if no trial has ended yet."""
-        if not self._ended:
-            return 0.0
+        """Return the expected duration of a trial."""
         if configuration.records:
             longest = max(map(busy_seconds, configuration.records.values()))
             return self._extra + longest
@@ -86,9 +79,12 @@ class ExpectedSeconds:
     def _extra(self) -> float:
         """Return the seconds that a trial takes beside its stages.
 
-        They are the least of the ended trials. If only one has ended, they are at most
-        `MOST_EXTRA`, because the first trial also imports libraries and reads the data.
+        0 if no trial has ended yet. Else, they are the least of the ended trials. If
+        only one has ended, they are at most `MOST_EXTRA`, because the first trial also
+        imports libraries and reads the data.
         """
+        if not self._ended:
+            return 0.0
         extra = min(
             record.wall_seconds - busy_seconds(record) for _, record in self._ended
         )

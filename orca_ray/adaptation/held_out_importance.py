@@ -105,19 +105,11 @@ def _load_parts(
     return parts
 
 
-def held_out_of(judge: Judge, choice: Choice) -> list[tuple[int | None, Weighted]]:
-    """Return folds with the trials that predict their samples; None: the outer test.
+def held_out_of(judge: Judge, choice: Choice) -> list[tuple[int, Weighted]]:
+    """Return folds with the trials that predict their samples.
 
     The folds are those of the first division that all parts have in common.
     """
-    outer = judge.outer_record(choice.first) if choice.outer else None
-    if outer is not None:
-        (_, first_weight), *others = choice.parts
-        weighted = [(outer, first_weight)]
-        for configuration, weight in others:
-            records = configuration.records.values()
-            weighted += [(record, weight / len(records)) for record in records]
-        return [(None, weighted)]
     folds = set.intersection(*(set(each.records) for each, _ in choice.parts))
     first_division = folds & judge.outputs.first_division
     return [
@@ -140,16 +132,12 @@ def _num_bytes(model: Predictor) -> int:
 
 def _part(
     outputs: TrialOutputs,
-    fold: int | None,
+    fold: int,
     loaded: Sequence[tuple[Predictor, float]],
     most_samples: int,
 ) -> Evaluated:
     """Return at most so many samples of a fold, with the mean of the loaded models."""
-    if fold is None:
-        x = outputs.data.test.x[:]
-        y = np.asarray(outputs.data.test.y)
-    else:
-        x, y = outputs.held_out_samples(fold)
+    x, y = outputs.held_out_samples(fold)
     rows = draw_rows(len(y), most_samples)
 
     def predict(inputs: Array) -> Array:

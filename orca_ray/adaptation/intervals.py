@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -139,6 +140,24 @@ class Judged:
         return float(
             np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape))
         )
+
+    def pessimistic_difference(self, predictions: Array, others: Array) -> float:
+        """Return the score of ``predictions`` minus that of ``others``, plus one
+        standard error.
+
+        If the metric is the root of a mean loss, the losses are compared, not the
+        roots.
+        """
+        losses = self._losses_of_all((predictions, others))
+        if not losses:
+            level = 2 * norm.cdf(1) - 1  # from one standard error below to one above
+            difference = self.interval(
+                predictions, others, of=operator.sub, level=level
+            )
+            return difference.high
+        excess = losses[0] - losses[1]
+        variance = float(np.var(excess)) / self._num_independent(excess)
+        return float(excess.mean()) + math.sqrt(variance)
 
     def interval(
         self,

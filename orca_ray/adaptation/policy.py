@@ -1,51 +1,37 @@
 """The policy of a search on own data: which trial starts next, within a given time.
 
-Each method starts with its first configuration on the first fold, the cheapest method
-first. The first trial has fewer epochs if it would take much of the time. If it would
-have very few epochs, or if methods with bodies have taken their share of the time, it
-starts only after the folds of the leader.
+`RULES` are the rules of the policy, the most urgent first:
 
-Then, methods that are fitted without gradients get further folds, epochs and
-configurations where these are cheap. Trials whose last epochs still improved get a
-longer schedule. Configurations that are not measurably worse than the leader get
-further folds. The best methods get further configurations, which Optuna suggests.
-`RULES` lists these rules.
+1. Each method starts on the first fold, in the order of the portfolio. The number of
+   epochs is halved until the trial fits into the method's share of the time.
+2. The leader gets twice the epochs while its best epoch is in the second half of its
+   schedule, and then its missing folds.
+3. The other competitive methods without a body get the same: they cost little.
+4. All methods get more epochs, folds and other configurations. The method whose next
+   improvement is expected to cost least comes first (`progress`).
+5. Methods whose first trial exceeds their share of the time start at the end.
 
-No trial starts if its expected duration exceeds the remaining time. A continued
-training (`last_training`) uses the last of the time.
+A trial starts only if its expected duration and that of the leader's training on all
+samples (`last_training`) fit into the remaining time. When nothing else fits, that
+training starts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from orca_ray.adaptation.configuration import Configuration
-from orca_ray.adaptation.expected_seconds import busy_seconds
-from orca_ray.adaptation.first_trials import FirstTrials, sort_first_trials
-from orca_ray.adaptation.last_training import SAFETY, find_last_training, seconds_kept
-from orca_ray.adaptation.longer_schedules import extend_schedules
+from orca_ray.adaptation.configuration import ALL, EPOCHS, Configuration
+from orca_ray.adaptation.last_training import SAFETY, find_last_training
+from orca_ray.adaptation.progress import measure_progress
 from orca_ray.adaptation.situation import Situation
-from orca_ray.adaptation.standings import SLACK, SLACK_OF_VARIANT
-from orca_ray.adaptation.variants import suggest_variants
+from orca_ray.adaptation.variants import suggest_variant
 
-MOST_VARIANTS = 40
-"""Largest number of suggested configurations of a method."""
-EARLY_VARIANTS = 3
-"""Largest number of suggested configurations of a fitted method before slower trials.
-"""
-FIRST_VARIANTS = 2
-"""Largest number of suggested configurations of a method before the folds of the last
-division of the data.
-"""
-SHARE_OF_CHEAP_FOLDS = 0.05
-"""Largest share of the remaining time for which the missing folds of a configuration
-are called cheap.
+EPOCHS_FACTOR = 2
+"""Factor by which schedules get longer or shorter.
 
-The first configuration of a method gets cheap folds although it is behind. That of a
-fitted method gets them early.
+Source: the factor of the sample size in FLAML (`progress`).
 """
-SHARE_OF_EARLY_SEARCH = 0.15
-"""Largest share of the remaining time for the early search of fitted methods."""
+SHARE_OF_FIRST_TRIALS = 0.5
+"""Share of the time for the first trials of all methods; the rest improves on them."""
 
 
 @dataclass(frozen=True)
@@ -56,189 +42,65 @@ class Proposal:
     fold: int
 
 
-class Options:
-    """The configurations that rules choose from, in one situation."""
-
-    def __init__(self, situation: Situation) -> None:
-        """Store the situation; the properties are computed when a rule needs them."""
-        self.situation = situation
-
-    @cached_property
-    def first_trials(self) -> FirstTrials:
-        """First trials that have not started."""
-        return sort_first_trials(self.situation)
-
-    @cached_property
-    def ranked(self) -> list[Configuration]:
-        """Configurations with a score, the best first.
-
-        With an outer test, configurations whose training was continued are left out:
-        more folds of the short schedule show nothing about the continued training.
-        """
-        ranked = self.situation.ranked
-        if not self.situation.folds.has_outer_test:
-            return ranked
-        origins = self.situation.started_from
-        return [each for each in ranked if origins.isdisjoint(each.trial_keys)]
-
-    @cached_property
-    def contenders(self) -> list[Configuration]:
-        """Configurations that are not measurably behind the best one.
-
-        The best one is first. First configurations whose missing folds are cheap are
-        contenders, too. Among configurations that differ only in their epochs, the
-        longest is kept.
-        """
-        competitive = [each for each in self.ranked if self._is_contender(each)]
-        return [
-            each
-            for each in competitive
-            if not any(other.extends(each) for other in competitive)
-        ]
-
-    def _is_contender(self, configuration: Configuration) -> bool:
-        if not configuration.is_variant and self.has_cheap_folds(configuration):
-            return True
-        slack = SLACK_OF_VARIANT if configuration.is_variant else SLACK
-        return not self.situation.is_behind(configuration, self.ranked[0], slack)
-
-    @cached_property
-    def fitted_contenders(self) -> list[Configuration]:
-        """The contenders of methods that are fitted without gradients."""
-        return [each for each in self.contenders if each.recipe.fitted]
-
-    @cached_property
-    def seconds_of_early_search(self) -> float:
-        """Seconds left for the early search of fitted methods."""
-        seconds = SHARE_OF_EARLY_SEARCH * self.situation.time.seconds_left
-        return seconds - sum(
-            busy_seconds(record)
-            for configuration in self.situation.configurations
-            if configuration.is_suggested and configuration.recipe.fitted
-            for record in configuration.records.values()
-        )
-
-    @cached_property
-    def longer_schedules(self) -> list[Configuration]:
-        """Configurations with more epochs that are expected to pay."""
-        return list(extend_schedules(self.ranked, self.situation))
-
-    def has_cheap_folds(self, configuration: Configuration) -> bool:
-        """Return whether a configuration lacks folds, and these are cheap.
-
-        Only folds of the first division are considered. They are cheap if they take at
-        most `SHARE_OF_CHEAP_FOLDS` of the remaining time.
-        """
-        situation = self.situation
-        num_missing = situation.folds.division_size - len(configuration.scores)
-        if num_missing <= 0:
-            return False
-        seconds = num_missing * situation.seconds(configuration)
-        most_seconds = SHARE_OF_CHEAP_FOLDS * situation.time.seconds_left
-        return 0 < seconds <= most_seconds
-
-
-def start_methods(options: Options) -> Iterator[Proposal]:
-    """Propose the first configurations that are to start at once, on the first fold.
-
-    They are of methods that have no trial yet; methods whose first trial is late wait
-    (see `FirstTrials`).
-    """
-    for configuration in options.first_trials.prompt:
-        yield Proposal(configuration, options.situation.folds.first)
-
-
-def complete_cheap_folds(options: Options) -> Iterator[Proposal]:
-    """Propose cheap missing folds of fitted methods, which may change the leader."""
-    for proposal in _missing_folds(options, options.situation.folds.divisions[0]):
-        configuration = proposal.configuration
-        if configuration.recipe.fitted and options.has_cheap_folds(configuration):
-            yield proposal
-
-
-def extend_cheap_schedules(options: Options) -> Iterator[Proposal]:
-    """Propose longer schedules of fitted methods in the time of the early search."""
-    situation = options.situation
-    for configuration in options.longer_schedules:
-        seconds = situation.seconds(configuration)
-        if configuration.recipe.fitted and seconds < options.seconds_of_early_search:
+def start_methods(situation: Situation) -> Iterator[Proposal]:
+    """Propose the first trials that fit into their share of the time."""
+    for configuration in first_configurations(situation):
+        if situation.seconds(configuration) <= share_of_time(configuration, situation):
             yield Proposal(configuration, situation.folds.first)
 
 
-def search_cheap_methods(options: Options) -> Iterator[Proposal]:
-    """Propose variants of fitted methods within the time of the early search.
+def improve_leader(situation: Situation) -> Iterator[Proposal]:
+    """Propose more epochs of the leader, and its missing folds."""
+    for configuration in situation.ranked[:1]:
+        yield from lengthen_or_complete(configuration, situation)
 
-    A method is varied only if it has a score on each fold of a division, and if a
-    variant could be tried on all these folds within the time of the early search.
+
+def improve_cheap_methods(situation: Situation) -> Iterator[Proposal]:
+    """Propose more epochs and folds of competitive methods without a body."""
+    for configuration in situation.best_by_method.values():
+        is_cheap = not configuration.recipe.uses_body
+        if is_cheap and situation.is_competitive(configuration):
+            yield from lengthen_or_complete(configuration, situation)
+
+
+def improve_methods(situation: Situation) -> Iterator[Proposal]:
+    """Propose the next trial of each method, the least expected cost first.
+
+    A method that is not competitive gets no further folds.
     """
-    situation = options.situation
-    num_folds = situation.folds.division_size
-    bases = [
-        configuration
-        for configuration in options.fitted_contenders
-        if len(configuration.scores) >= num_folds
-        and situation.seconds(configuration) * num_folds
-        < options.seconds_of_early_search
-    ]
-    for variant in suggest_variants(bases, situation, EARLY_VARIANTS):
-        yield Proposal(variant, situation.folds.first)
-
-
-def extend_improving_schedules(options: Options) -> Iterator[Proposal]:
-    """Propose longer schedules of configurations whose last epochs improved."""
-    for configuration in options.longer_schedules:
-        yield Proposal(configuration, options.situation.folds.first)
-
-
-def complete_divisions(options: Options) -> Iterator[Proposal]:
-    """Propose trials division by division.
-
-    In each division of the data, the folds that contenders lack come first, then the
-    late first trials, then variants of contenders with few of them.
-    """
-    situation = options.situation
-    divisions = situation.folds.divisions
-    for division in divisions:
-        yield from _missing_folds(options, division)
-        for configuration in options.first_trials.late:
-            yield Proposal(configuration, situation.folds.first)
-        is_last = division is divisions[-1]
-        most_variants = MOST_VARIANTS if is_last else FIRST_VARIANTS
-        for variant in suggest_variants(options.contenders, situation, most_variants):
+    costs = {
+        method: expected_cost(method, situation) for method in situation.best_by_method
+    }
+    for method in sorted(costs, key=lambda method: costs[method]):
+        configuration = situation.best_by_method[method]
+        if situation.is_competitive(configuration):
+            yield from lengthen_or_complete(configuration, situation)
+        elif situation.may_lengthen(configuration):
+            yield lengthen(configuration, situation)
+        variant = suggest_variant(configuration, situation)
+        if variant is not None:
             yield Proposal(variant, situation.folds.first)
 
 
-def complete_all_folds(options: Options) -> Iterator[Proposal]:
-    """Propose the missing folds of all first configurations.
-
-    These include configurations that are measurably worse than the best one.
-
-    A configuration may be behind by chance on the folds that it has.
-    """
-    for configuration in options.ranked:
-        if configuration.is_variant:
-            continue
-        for fold in options.situation.folds.numbers:
-            if configuration.lacks(fold):
-                yield Proposal(configuration, fold)
+def start_long_methods(situation: Situation) -> Iterator[Proposal]:
+    """Propose the first trials that exceed their share of the time."""
+    for configuration in first_configurations(situation):
+        yield Proposal(configuration, situation.folds.first)
 
 
-RULES: Sequence[Callable[[Options], Iterator[Proposal]]] = (
+RULES: Sequence[Callable[[Situation], Iterator[Proposal]]] = (
     start_methods,
-    complete_cheap_folds,
-    extend_cheap_schedules,
-    search_cheap_methods,
-    extend_improving_schedules,
-    complete_divisions,
-    complete_all_folds,
+    improve_leader,
+    improve_cheap_methods,
+    improve_methods,
+    start_long_methods,
 )
 """The rules, the most urgent first. Each rule yields its proposals, if it applies."""
 
 
 def propose_trials(situation: Situation) -> list[Proposal]:
     """Return the trials that may start, the most urgent first."""
-    options = Options(situation)
-    return [proposal for rule in RULES for proposal in rule(options)]
+    return [proposal for rule in RULES for proposal in rule(situation)]
 
 
 def choose_trial(
@@ -246,29 +108,112 @@ def choose_trial(
 ) -> Proposal | None:
     """Return the trial that starts next; None if none can start now.
 
-    It is the most urgent of ``proposals`` that leaves enough time for the continued
-    training. If there is none, it is the continued training.
+    It is the most urgent of ``proposals`` that leaves enough time for the last
+    training. If there is none, it is the last training. The first trial of a search
+    starts however little time there is.
     """
-    time_left = situation.time.seconds_left
-    last = find_last_training(situation)
     for proposal in proposals:
-        configuration = proposal.configuration
-        is_own_method = (
-            last is not None and configuration.method == last.configuration.method
-        )
-        kept = seconds_kept(last, is_own_method=is_own_method)
-        if SAFETY * situation.seconds(configuration) <= time_left - kept:
+        if fits(proposal, situation):
             return proposal
-    if last is None and situation.is_idle:
-        last = find_last_training(situation, is_idle=True)
+    if proposals and not situation.has_result:
+        return proposals[0]
+    return propose_last_training(situation)
+
+
+def fits(proposal: Proposal, situation: Situation) -> bool:
+    """Return whether a trial and the last training fit into the remaining time.
+
+    The last training is that of the leader, or of the trial's own configuration, which
+    may become the leader.
+    """
+    configuration = proposal.configuration
+    seconds_kept = 0.0
+    for candidate in (configuration, *situation.ranked[:1]):
+        last = find_last_training(candidate, situation)
+        if last is not None:
+            seconds_kept = max(seconds_kept, last.seconds_kept)
+    seconds = SAFETY * situation.seconds(configuration)
+    return seconds + seconds_kept <= situation.time.seconds_left
+
+
+def propose_last_training(situation: Situation) -> Proposal | None:
+    """Return the training of the leader on all samples that fits into the time."""
+    if not situation.ranked:
+        return None
+    last = find_last_training(situation.ranked[0], situation)
     if last is None:
         return None
-    return Proposal(last.configuration, last.samples)
+    configuration = last.in_time(situation.time.seconds_left)
+    return None if configuration is None else Proposal(configuration, ALL)
 
 
-def _missing_folds(options: Options, folds: Sequence[int]) -> Iterator[Proposal]:
-    """Yield the trials of ``folds`` that contenders lack, the best contender first."""
-    for configuration in options.contenders:
-        for fold in folds:
-            if configuration.lacks(fold):
-                yield Proposal(configuration, fold)
+def first_configurations(situation: Situation) -> Iterator[Configuration]:
+    """Yield the first configuration of each method without a trial.
+
+    Its epochs are halved until it fits into the method's share of the time.
+    """
+    for method in situation.untried_methods:
+        configuration = Configuration(method, {}, situation.plans[method].first)
+        seconds = share_of_time(configuration, situation)
+        while EPOCHS in configuration.first and configuration.epochs > 1:
+            if situation.seconds(configuration) <= seconds:
+                break
+            configuration = with_epochs(
+                configuration, configuration.epochs // EPOCHS_FACTOR
+            )
+        yield configuration
+
+
+def share_of_time(configuration: Configuration, situation: Situation) -> float:
+    """Return the seconds that the first trial of a method may take.
+
+    Methods without epochs cannot be shortened. They share what is left of the time.
+    """
+    if EPOCHS in configuration.first:
+        return SHARE_OF_FIRST_TRIALS * situation.time.total / len(situation.plans)
+    num_methods = sum(
+        EPOCHS not in situation.plans[method].first
+        for method in situation.untried_methods
+    )
+    return SHARE_OF_FIRST_TRIALS * situation.time.seconds_left / num_methods
+
+
+def lengthen_or_complete(
+    configuration: Configuration, situation: Situation
+) -> Iterator[Proposal]:
+    """Propose more epochs if they are expected to help, and then the missing folds."""
+    if situation.may_lengthen(configuration):
+        yield lengthen(configuration, situation)
+    for fold in situation.folds.numbers:
+        if configuration.lacks(fold):
+            yield Proposal(configuration, fold)
+
+
+def lengthen(configuration: Configuration, situation: Situation) -> Proposal:
+    """Propose a configuration with twice the epochs."""
+    longer = with_epochs(configuration, EPOCHS_FACTOR * configuration.epochs)
+    return Proposal(longer, situation.folds.first)
+
+
+def with_epochs(configuration: Configuration, epochs: int) -> Configuration:
+    """Return a configuration with another number of epochs."""
+    values = configuration.values_of_schedule(epochs)
+    return Configuration(configuration.method, values, configuration.first)
+
+
+def expected_cost(method: str, situation: Situation) -> float:
+    """Return the seconds until a method is expected to lead, on the first fold.
+
+    A method without a score there comes first: 0.
+    """
+    fold = situation.folds.first
+    leader = situation.ranked[0]
+    of_method = [each for each in situation.configurations if each.method == method]
+    progress = measure_progress(of_method, fold)
+    if progress is None or fold not in leader.scores:
+        return 0.0
+    best = situation.best_by_method[method]
+    seconds_to_lengthen = float("inf")
+    if situation.may_lengthen(best):
+        seconds_to_lengthen = EPOCHS_FACTOR * situation.seconds(best)
+    return progress.expected_cost(leader.scores[fold], seconds_to_lengthen)

@@ -48,9 +48,7 @@ class Report:
     num_samples: int
     """Number of samples of the out-of-fold score."""
     num_folds: int
-    """Number of folds of the out-of-fold score. 0: the training of the model, or of a
-    part of it, was continued, and the samples are those of the outer test.
-    """
+    """Number of folds of the out-of-fold score."""
     model: str
     """What the model is, in words."""
     baseline: str
@@ -59,7 +57,7 @@ class Report:
     """What was found, e.g. "forest has an error of 9.7 % [6.1, 14.0]"."""
     holdout: float | None = None
     """Score on the outer test split; None: there is no split. The choice of the model
-    did not use the split, except as `Judge.leader` and `Judge.ensemble` say.
+    did not use the split.
     """
     num_holdout: int = 0
     standings: Sequence[Mapping[str, Any]] = ()
@@ -145,19 +143,15 @@ def make_report(
 
 def _describe_model(choice: Choice, config: ModelConfig) -> str:
     """Return what the chosen model is, in words."""
-    first = choice.first.name
     num_models = len(config.members) or 1
     is_ensemble = len(choice.parts) > 1
     if is_ensemble:
         description = f"ensemble: {describe_members(config)}"
     elif num_models == 1:
-        description = first
+        description = choice.first.name
     else:
-        description = f"the mean of {num_models} folds' models of {first}"
-    if not choice.outer:
-        return description
-    subject = f"{first} " if is_ensemble else ""
-    return f"{description}, {subject}trained on after the comparison"
+        description = f"the mean of {num_models} folds' models of {choice.first.name}"
+    return description
 
 
 def make_headline(choice: Choice, metric: str, score: Interval) -> str:
@@ -235,8 +229,6 @@ def _compare(judge: Judge, transformer: Configuration, baseline: Configuration) 
             f" {num_needed}; more --minutes give more folds"
         )
     cost = f"{baseline.name}, which takes {baseline.mean_seconds:.2g} s"
-    if judge.network is not None:
-        cost += f", before {judge.network.name} trained on"
     judged = judge.outputs.out_of_fold(transformer, baseline)
     # Half an error is added to both scores, so that their ratio is defined at 0.
     half = HALF_OF_NUMBERS

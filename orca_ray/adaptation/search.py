@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from orca_ray.adaptation.configuration import (
     ALL,
     FOLD,
-    SCHEDULE,
     Configuration,
     changed_values,
 )
@@ -46,9 +45,7 @@ class AdaptationSearch(TrialSource):
         final: Collection[tuple[str, str]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Add the configurations of all methods.
-
-        These are the first configuration of each method, and those of earlier runs.
+        """Add the configurations of earlier runs.
 
         Args:
             plans: plans of one task, one for each method.
@@ -102,7 +99,7 @@ class AdaptationSearch(TrialSource):
     @property
     def done(self) -> bool:
         """Whether no trial runs and none can start any more."""
-        return self.situation.is_idle and self.choose() is None
+        return not self._trials and self.choose() is None
 
     def failures(self) -> Iterator[tuple[SearchPlan, str]]:
         """Yield each method without a completed trial, if the search is over."""
@@ -140,8 +137,6 @@ class AdaptationSearch(TrialSource):
         trial = self._trial(configuration, proposal.fold)
         self._trials[trial.key] = configuration, proposal.fold
         configuration.running.add(proposal.fold)
-        if not self._final:
-            self._drop_unstarted(configuration.method)
         # The configuration becomes the last one, whether it is new or not.
         if configuration in self.configurations:
             self.configurations.remove(configuration)
@@ -187,14 +182,7 @@ class AdaptationSearch(TrialSource):
                 configuration = _configuration(plan, json.loads(text))
                 key = canonical_json(dict(configuration.values))
                 configurations.setdefault(key, configuration)
-        added = [
-            configuration
-            for configuration in configurations.values()
-            if configuration.records or self._final
-        ]
-        if not added:
-            added = [Configuration(plan.method, {}, plan.first)]
-        self.configurations += added
+        self.configurations += configurations.values()
 
     def _add_earlier_record(
         self,
@@ -216,17 +204,6 @@ class AdaptationSearch(TrialSource):
             configurations[key] = configuration
             configuration.records[fold] = record
             self.records[record.trial_key] = record
-
-    def _drop_unstarted(self, method: str) -> None:
-        """Remove the configurations of a method that have no trial.
-
-        When a shortened first trial starts, it replaces the usual first configuration.
-        """
-        self.configurations = [
-            configuration
-            for configuration in self.configurations
-            if configuration.has_started or configuration.method != method
-        ]
 
     def _final_trials(self) -> Iterator[Proposal]:
         """Yield the missing trainings on all samples of configurations in ``final``."""
@@ -255,7 +232,4 @@ def _configuration(
 ) -> Configuration:
     """Return the configuration of a method with all ``hyperparameters``."""
     values = changed_values(hyperparameters, plan.usual_trial.hyperparameters)
-    changes = values.keys() - SCHEDULE
-    # Optuna suggests values in the search space, and no others.
-    is_suggested = bool(changes) and changes <= plan.space.keys()
-    return Configuration(plan.method, values, plan.first, is_suggested)
+    return Configuration(plan.method, values, plan.first)

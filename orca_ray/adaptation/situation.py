@@ -4,16 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import mean
 
-from orca_ray.adaptation.configuration import START, Configuration
+from orca_ray.adaptation.configuration import EPOCHS, Configuration
 from orca_ray.adaptation.expected_seconds import ExpectedSeconds
 from orca_ray.adaptation.folds import Folds
-from orca_ray.adaptation.standings import (
-    SLACK,
-    Standing,
-    is_behind,
-    rank_configurations,
-)
+from orca_ray.adaptation.ranking import rank_configurations
 from orca_ray.sweep.plan.searches import SearchPlan
 
 
@@ -44,9 +40,9 @@ class Situation:
     """
 
     configurations: Sequence[Configuration]
-    """All configurations; the one whose trial started last is the last one."""
+    """All configurations with a trial, in the order in which their last one started."""
     plans: Mapping[str, SearchPlan]
-    """Plan of each method, by name."""
+    """Plan of each method, by name; methods that were best on other data come first."""
     folds: Folds
     time: TimeLimit
     estimates: Mapping[str, float]
@@ -57,55 +53,51 @@ class Situation:
         return ExpectedSeconds(self.configurations, self.plans, self.estimates)
 
     @cached_property
-    def standings(self) -> list[Standing]:
-        """Levels of the configurations that have a score, the best first."""
+    def ranked(self) -> list[Configuration]:
+        """The configurations that have a score, the best first."""
         return rank_configurations(self.configurations)
 
     @cached_property
-    def ranked(self) -> list[Configuration]:
-        """The configurations that have a score, the best first."""
-        return [standing.configuration for standing in self.standings]
+    def best_by_method(self) -> dict[str, Configuration]:
+        """The best configuration of each method that has a score; the leader first."""
+        best = dict[str, Configuration]()
+        for configuration in self.ranked:
+            best.setdefault(configuration.method, configuration)
+        return best
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no trial runs."""
-        return not any(configuration.running for configuration in self.configurations)
+    def untried_methods(self) -> list[str]:
+        """Methods without a trial."""
+        tried = {configuration.method for configuration in self.configurations}
+        return [method for method in self.plans if method not in tried]
 
     @property
-    def started_from(self) -> set[object]:
-        """Keys of the trials whose models other trials continued to train.
-
-        None is among them if a configuration started from no model.
-        """
-        return {
-            configuration.values.get(START) for configuration in self.configurations
-        }
+    def has_result(self) -> bool:
+        """Whether a trial has ended, or will."""
+        return any(each.running or each.has_succeeded for each in self.configurations)
 
     def seconds(self, configuration: Configuration) -> float:
-        """Return the expected duration of a trial; 0 if no trial has ended yet."""
+        """Return the expected duration of a trial."""
         return self._expected.of(configuration)
 
-    def seconds_or_estimate(self, configuration: Configuration) -> float:
-        """Return the expected duration of a trial, or its estimate.
+    def may_lengthen(self, configuration: Configuration) -> bool:
+        """Return whether more epochs are expected to help, and were not tried yet.
 
-        Before any trial has ended, it is the estimate for the method's first
-        configuration.
+        They are if the best epoch is in the second half of the schedule.
         """
-        if self._expected.is_empty:
-            return self._expected.estimate(configuration.method)
-        return self._expected.of(configuration)
+        has_error = any(configuration.scores.values())
+        if not has_error or EPOCHS not in configuration.first:
+            return False
+        if not configuration.has_late_best_epoch:
+            return False
+        return not any(each.extends(configuration) for each in self.configurations)
 
-    def is_behind(
-        self,
-        configuration: Configuration,
-        leader: Configuration,
-        slack: float = SLACK,
-    ) -> bool:
-        """Return whether a configuration is measurably worse than the leader."""
-        return is_behind(
-            configuration, leader, num_held=self.folds.num_held, slack=slack
-        )
+    def is_competitive(self, configuration: Configuration) -> bool:
+        """Return whether a mean score is no worse than the worst fold of the leader.
 
-    def has_longer_schedule(self, configuration: Configuration) -> bool:
-        """Return whether a configuration was tried with more epochs."""
-        return any(other.extends(configuration) for other in self.configurations)
+        Source: Bergman et al., 2024, "Don't waste your time: early stopping
+        cross-validation".
+        """
+        leader = self.ranked[0]
+        worst_score = max(leader.scores.values())
+        return mean(configuration.scores.values()) <= worst_score

@@ -400,7 +400,7 @@ class AdaptationSweep:
         ``final``: if there are any, the trials are these configurations, trained on all
         samples, instead of a search.
         """
-        folds = Folds.of_data(self.task, self._data())
+        folds = Folds.of_data(self._data())
 
         def make_sources(
             plans: Sequence[SearchPlan],

@@ -56,8 +56,7 @@ def make_adaptation(task: Task, folder: Path, **options: object) -> AdaptationSw
 
 def limit_variants(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let each method have few variants, so that a search ends before its time."""
-    for name in ("EARLY_VARIANTS", "FIRST_VARIANTS", "MOST_VARIANTS"):
-        monkeypatch.setattr(f"orca_ray.adaptation.policy.{name}", number)
+    monkeypatch.setattr("orca_ray.adaptation.variants.MOST_VARIANTS", number)
 
 
 @dataclass(frozen=True)

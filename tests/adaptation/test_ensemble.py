@@ -41,21 +41,17 @@ def test_configurations_with_the_same_errors_make_no_ensemble(toy: Toy) -> None:
 
 
 def test_configurations_with_different_errors_make_a_better_ensemble(toy: Toy) -> None:
-    toy.add("nft", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 0)))
-    toy.add("linear_probe", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 1)))
-    toy.add("cnn", toy.make_classifier_wrong_at(np.flatnonzero(PAIR % 4 == 2)))
+    toy.add("nft", make_weakly_wrong_at(toy, PAIR % 4 == 0))
+    toy.add("linear_probe", make_weakly_wrong_at(toy, PAIR % 4 == 1))
+    toy.add("cnn", make_weakly_wrong_at(toy, PAIR % 4 == 2))
     ensemble = toy.judge().ensemble()
     assert ensemble is not None
-    methods = {configuration.method for configuration, _ in ensemble.parts}
-    assert methods >= {"linear_probe", "cnn"}
+    assert len(ensemble.parts) >= 2
     assert sum(weight for _, weight in ensemble.parts) == pytest.approx(1)
     assert ensemble.score.low <= ensemble.score.value < 0.1
 
 
-def test_a_configuration_with_few_folds_may_join_an_ensemble(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 24)
+def test_a_configuration_with_few_folds_may_join_an_ensemble(toy: Toy) -> None:
     toy.add("linear", make_weakly_wrong_at(toy, PAIR % 4 == 0))
     toy.add("nearest", make_weakly_wrong_at(toy, PAIR % 4 == 1), folds=[1, 2])
     toy.add("forest", toy.draw_classifier(0.3, 1))
@@ -81,13 +77,12 @@ def add_copy_of_network(toy: Toy) -> None:
         replace(record, training_loss=0.1, align_seconds=align_seconds[record.method])
         for record in toy.records
     ]
-    toy.add("forest", make_weakly_wrong_at(toy, np.isin(PAIR % 8, [2, 3, 4, 5])))
+    toy.add("forest", make_weakly_wrong_at(toy, np.isin(PAIR % 8, [2, 3, 4])))
 
 
 def test_a_copy_of_a_network_by_another_method_does_not_join_the_ensemble(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
+    toy: Toy,
 ) -> None:
-    monkeypatch.setattr("orca_ray.adaptation.ensemble.LEAST_COMMON", 10)
     add_copy_of_network(toy)
     judge = toy.judge()
     methods = [row["method"] for row in make_standings(judge)]
@@ -125,43 +120,3 @@ def test_numbers_are_averaged_in_their_units(tmp_path: Path) -> None:
     error = float(np.sqrt(np.mean(mean_noise**2)))
     assert ensemble.score.value == pytest.approx(error, rel=0.1)
     assert ensemble.temperature == 1
-
-
-def test_with_few_samples_one_fold_is_not_enough_to_lead(toy: Toy) -> None:
-    toy.add("cnn", toy.draw_classifier(0.85, 1))
-    toy.add("fno", toy.draw_classifier(1.0, 4), folds=[1])
-    assert toy.judge().leader.method == "cnn"
-
-
-def test_with_few_samples_the_ensemble_has_the_methods_that_are_not_worse(
-    toy: Toy,
-) -> None:
-    toy.add("cnn", toy.draw_classifier(0.85, 1))
-    toy.add("linear", toy.draw_classifier(0.8, 2))
-    toy.add("fpt", toy.draw_classifier(0.3, 3))
-    toy.add("fno", toy.draw_classifier(1.0, 4), folds=[1])
-    ensemble = toy.judge().ensemble()
-    assert ensemble is not None
-    methods = {configuration.method for configuration, _ in ensemble.parts}
-    assert methods == {"cnn", "linear"}
-
-
-def test_with_few_series_a_usual_method_leads_if_it_is_not_worse(toy: Toy) -> None:
-    toy.task = replace(toy.task, domain="time series")
-    toy.add("cnn", toy.draw_classifier(0.85, 1))
-    toy.add("linear", toy.draw_classifier(0.8, 2))
-    toy.add("minirocket", toy.draw_classifier(0.3, 5))
-    assert toy.judge().leader.method == "cnn"
-    toy.add("minirocket_hydra", toy.draw_classifier(0.85, 1))
-    judge = toy.judge()
-    assert judge.leader.method == "minirocket_hydra"
-    assert judge.ensemble() is None
-
-
-def test_a_usual_method_needs_two_folds(toy: Toy) -> None:
-    toy.task = replace(toy.task, domain="time series")
-    toy.add("cnn", toy.draw_classifier(0.85, 1))
-    toy.add("hydra", toy.draw_classifier(0.95, 4), folds=[1])
-    assert toy.judge().leader.method == "cnn"
-    toy.add("hydra", toy.draw_classifier(0.95, 4), folds=[2])
-    assert toy.judge().leader.method == "hydra"

@@ -1,7 +1,5 @@
 """Which stored models predict which samples when the importance is measured."""
 
-import pytest
-
 from orca_ray.adaptation.choice import mean_choice
 from orca_ray.adaptation.held_out_importance import held_out_of
 from tests.adaptation.toy import NUM_FOLDS, Toy
@@ -28,21 +26,3 @@ def test_samples_count_once_if_they_are_divided_twice(toy: Toy) -> None:
     judge = toy.judge()
     held_out = held_out_of(judge, judge.single(judge.leader))
     assert [fold for fold, _ in held_out] == list(range(1, NUM_FOLDS + 1))
-
-
-def test_a_network_that_trained_on_predicts_the_outer_test(toy: Toy) -> None:
-    toy.add("cnn", toy.draw_classifier(0.6, 1), folds=[1])
-    toy.add("fno", toy.draw_classifier(0.6, 4))
-    toy.add_training_on(
-        "cnn", toy.draw_classifier(0.9, 3), start="cnn1", samples=-2, fold=2
-    )
-    judge = toy.judge()
-    choice = judge.single(judge.leader)
-    assert choice.outer
-    [(fold, weighted)] = held_out_of(judge, choice)
-    assert fold is None
-    assert [record.trial_key for record, _ in weighted] == ["cnn2"]
-    mean = judge.ensemble()
-    if mean is not None:
-        [(_, weighted)] = held_out_of(judge, mean)
-        assert sum(weight for _, weight in weighted) == pytest.approx(1)

@@ -27,7 +27,7 @@ from benchmarks.replay_table import (
     read_table,
     write_table,
 )
-from orca_ray.adaptation.configuration import ALL, ALL_BUT_TEST, EPOCHS
+from orca_ray.adaptation.configuration import ALL, EPOCHS
 from orca_ray.adaptation.sweep import AdaptationSweep
 from orca_ray.data.prepared import held_rows
 from orca_ray.data.rows import Array
@@ -181,20 +181,6 @@ def test_stored_suggestions_answer_for_others_in_turn(toy: Toy) -> None:
     assert [each.stored for each in found] == [*suggested, suggested[0]]
     assert answers.find(asked[1]).stored is suggested[1]
     assert {each.how for each in found} == {"suggested"}
-
-
-def test_outer_test_is_unseen_by_a_training_on_all_samples_but_it(toy: Toy) -> None:
-    plan = plans_of(toy)[GOOD]
-    fold = stored_trial(toy, plan, 1)
-    of_all = stored_trial(toy, plan, ALL)
-    seen = {**of_all.outputs, TEST: 100 * of_all.outputs[TEST]}
-    answers = Answers(make_table(toy, [fold, replace(of_all, outputs=seen)]))
-    start = usual_trial(toy, 1)
-    answers.answer(start, now=0.0)
-    trial = usual_trial(toy, ALL_BUT_TEST, **{"refine.start": start.key})
-    answers.answer(trial, now=0.0)
-    np.testing.assert_array_equal(answers.outputs[trial.key][TEST], fold.outputs[TEST])
-    assert answers.counts["continued"] == 1
 
 
 def test_search_ends_before_its_deadline_with_the_best_method(toy: Toy) -> None:

@@ -144,14 +144,3 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(
     assert judge.leader.method == "nft"
     assert [row["method"] for row in make_standings(judge)] == ["cnn", "nft"]
     assert make_verdict(judge).baseline == "cnn"
-
-
-def test_a_network_that_trained_on_may_be_the_only_candidate(toy: Toy) -> None:
-    toy.add("cnn", toy.draw_classifier(0.6, 1), folds=[1])
-    toy.add_training_on(
-        "cnn", toy.draw_classifier(0.9, 3), start="cnn1", samples=-2, fold=2
-    )
-    judge = toy.judge()
-    assert judge.ensemble() is None
-    assert judge.single(judge.leader).outer
-    assert make_verdict(judge).baseline == "cnn"

@@ -114,15 +114,13 @@ class Toy:
         )
 
     def add_training_on(
-        self, method: str, predict: Predict, *, start: str, samples: int, fold: int
+        self, method: str, predict: Predict, *, start: str, fold: int
     ) -> None:
-        """Add a trial that continued to train the model of the trial ``start``.
-
-        It used all samples (``samples=-1``), or all but the outer test
-        (``samples=-2``). ``fold`` only names the trial.
+        """Add a trial that continued the training of the trial ``start``'s model on all
+        samples. ``fold`` only names the trial.
         """
         self.add(method, predict, folds=[fold])
-        values = json.dumps({"data.fold": samples, "refine.start": start})
+        values = json.dumps({"data.fold": -1, "refine.start": start})
         self.records[-1] = replace(self.records[-1], hyperparameters=values)
 
     def judge(self) -> Judge:
