@@ -17,6 +17,8 @@ from orca_ray.cli.options import (
     QuietOption,
     ResultsOption,
     StagingOption,
+    check_staging,
+    existing_store,
     results_uri,
     split_names,
     takes,
@@ -248,8 +250,11 @@ def adapt(
     if options.out is not None:
         check_model_target(options.out)  # before anything is trained
         check_unread(options.out, "--out", [data])
+    check_staging(options.staging)
+    uri = results_uri(options.results)
+    existing_store(uri)  # raises if another thing is there
     if not options.dry_run:
-        check_writable(results_uri(options.results))
+        check_writable(uri)
     samples = read(data, data_options)
     has_gpus = False
     # A cluster is only asked for its nodes if that decides on the body.

@@ -79,6 +79,7 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     ``source`` is the benchmark or file that describes the sweep. Exits with a code for
     an interruption or failed trials.
     """
+    options.check()
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
         show_plan(spec, uri, options, quiet=options.quiet)

@@ -17,7 +17,13 @@ from orca_ray.cli.output import note
 from orca_ray.data.cache import home
 from orca_ray.errors import UserError
 from orca_ray.options import KeepModels, Protocol
-from orca_ray.paths import check_special, hide_secrets, public_uri, secrets_in
+from orca_ray.paths import (
+    check_special,
+    hide_secrets,
+    public_uri,
+    secrets_in,
+    split_uri,
+)
 
 if TYPE_CHECKING:
     from orca_ray.results.live import Limits
@@ -289,6 +295,18 @@ StagingOption = Annotated[
 ]
 
 
+def check_staging(option: str | None) -> None:
+    """Raise UserError if ``--staging`` is no path or URI; the folder is not opened."""
+    if option is None:
+        return
+    if not option.strip():
+        raise UserError(
+            f"--staging {option!r} is empty, as an unset variable is: give a directory"
+            " or a URI, or leave the option out"
+        )
+    split_uri(option)
+
+
 def _hours(option: str, hours: float) -> float:
     """Return the hours that an option gives; UserError if they are no limit."""
     if not math.isfinite(hours):
@@ -495,6 +513,18 @@ class RunCommandOptions(SweepOptions):
         bool, Option("--dry-run", help="Print the plan and run nothing.")
     ] = False
     quiet: QuietOption = False
+
+    def check(self) -> None:
+        """Raise UserError for options that no sweep can run with; nothing is started.
+
+        ``--dry-run`` refuses them as well.
+        """
+        from orca_ray.sweep.run.notices import Notifier
+
+        check_staging(self.staging)
+        self.hour_limit()
+        self.limits()
+        Notifier(self.notify)
 
     def hour_limit(self) -> "HourLimit | None":
         """Return the limit of GPU hours or core hours; None if there is none."""

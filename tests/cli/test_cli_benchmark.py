@@ -134,6 +134,26 @@ def test_a_limit_of_hours_is_passed_on_and_its_end_is_printed(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--gpu-hours", "1", "--core-hours", "1"),
+        ("--core-hours", "inf"),
+        ("--max-gpus", "inf"),
+        ("--notify", "no-such-command"),
+        ("--notify", "https://[x"),
+        ("--staging", "s3://b[/x"),
+        ("--staging", ""),
+    ],
+)
+def test_a_dry_run_refuses_options_with_which_no_sweep_runs(
+    command: Command, sweep_file: str, options: tuple[str, ...]
+) -> None:
+    ending = command("run", sweep_file, "--dry-run", *options)
+    assert ending.code == 2
+    assert ending.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--gpu-hours", "1", "--core-hours", "1"), "not both"),

@@ -207,6 +207,9 @@ TABLE = "a,p,y\n" + "".join(f"{n},{n // 4},{'uv'[n % 2]}\n" for n in range(60))
         ("--methods nft --body ../../etc", "unknown body '../../etc'"),
         ("--methods linear --loss mse", "--loss mse does not fit targets of kind"),
         ("--columns y=drop", "column 'y' is dropped, and is also the target"),
+        ("--results s3://b[/x", "s3://b[/x: expected a path or URI"),
+        ("--results t.csv", "t.csv"),
+        ("--staging ''", "--staging '' is empty"),
     ],
 )
 def test_a_dry_run_of_adapt_refuses_what_the_run_would(
