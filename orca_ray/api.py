@@ -2,10 +2,9 @@
 
 from orca_ray.adaptation.adapt import adapt, as_task
 from orca_ray.adaptation.report import Report
-from orca_ray.adaptation.sweep import TRANSFORMERS, AdaptationSweep, usual_methods
+from orca_ray.adaptation.sweep import AdaptationSweep, usual_methods
 
 __all__ = [
-    "TRANSFORMERS",
     "AdaptationSweep",
     "Report",
     "adapt",

@@ -24,7 +24,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import orca_ray
 from orca_ray import CrossModalClassifier, CrossModalRegressor, estimators
-from orca_ray.api import TRANSFORMERS, AdaptationSweep, usual_methods
+from orca_ray.api import AdaptationSweep, usual_methods
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import DataWarning, UserError
@@ -374,7 +374,8 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_usual_baselines_are_compared(task: Task, baselines: str) -> None:
-    assert usual_methods(task) == dict.fromkeys((*baselines.split(), *TRANSFORMERS))
+    transformers = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
+    assert usual_methods(task) == dict.fromkeys((*baselines.split(), *transformers))
 
 
 @pytest.mark.usefixtures("without_lightgbm")

@@ -78,11 +78,6 @@ class Configuration:
         return self.recipe.pretrained and self.recipe.uses_body
 
     @property
-    def has_started(self) -> bool:
-        """Whether a trial runs or has ended."""
-        return bool(self.records or self.running)
-
-    @property
     def has_succeeded(self) -> bool:
         """Whether a trial has ended without a failure."""
         return any(not record.status.failed for record in self.records.values())

@@ -20,8 +20,6 @@ MOST_RATIO = 4.0
 """Largest factor by which the measured durations of some methods change the expected
 duration of a similar method.
 """
-LEAST_SECONDS = 1e-3
-"""Least duration of a trial that one divides by."""
 OVERLOOKED = 1.0
 """Seconds that are added to measured and to estimated durations before they are
 compared, because estimates do not contain the constant costs of a small trial.

@@ -30,11 +30,6 @@ class Progress:
     improvements: Sequence[Improvement]
     """Improvements in the order of time; the first trial is one. Not empty."""
 
-    @property
-    def best_score(self) -> float:
-        """The best score."""
-        return self.improvements[-1].score
-
     def expected_cost(self, leader_score: float, seconds_to_lengthen: float) -> float:
         """Return the seconds until the method is expected to lead.
 
@@ -45,11 +40,11 @@ class Progress:
         Another method must also catch up with ``leader_score``, at the speed of its
         last improvement. A single score counts as a gain of ``leader_score``.
         """
-        last = self.improvements[-1]
+        *earlier, last = self.improvements
         spent_before = 0.0
         gain = leader_score
-        if len(self.improvements) > 1:
-            before = self.improvements[-2]
+        if earlier:
+            before = earlier[-1]
             spent_before = before.spent
             gain = before.score - last.score
         own_cost = max(self.spent - last.spent, last.spent - spent_before)

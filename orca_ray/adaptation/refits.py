@@ -9,6 +9,7 @@ from statistics import median
 
 from orca_ray.adaptation.candidates import Identity, score_of
 from orca_ray.adaptation.configuration import EPOCHS, Configuration, best_epoch_of
+from orca_ray.adaptation.folds import Folds
 from orca_ray.adaptation.judge import Judge
 from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record
@@ -27,8 +28,6 @@ seeds, whose mean is the model.
 """
 MOST_TREES = 20_000
 """Largest number of trees of all copies together."""
-GROWTH = 1.5
-"""Factor of the duration of a refit to that of a fold, which has fewer samples."""
 
 
 @dataclass
@@ -73,7 +72,8 @@ class Refits:
         trees are trained in several copies.
         """
         most_seconds = max(LEAST_OVERRUN, MOST_OVERRUN * self.seconds)
-        seconds = GROWTH * configuration.mean_seconds
+        growth = Folds.of_data(self.judge.outputs.data).growth
+        seconds = growth * configuration.mean_seconds
         values: dict[str, Scalar] = configuration.hyperparameters
         if EPOCHS in values:
             records = configuration.records.values()

@@ -30,6 +30,7 @@ from orca_ray.adaptation.model import (
     assemble_model,
     measure_model,
 )
+from orca_ray.adaptation.portfolio import kind_of_data, methods_in_order
 from orca_ray.adaptation.refits import Refits
 from orca_ray.adaptation.report import Report, make_report
 from orca_ray.adaptation.search import AdaptationSearch
@@ -63,25 +64,6 @@ from orca_ray.training.evaluate import Objective
 
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
-BASELINES = {
-    "tabular": ("linear", "nearest", "kernel_ridge", "forest", "gradient_boosting"),
-    "time series": (
-        "linear",
-        "linear_values",
-        "nearest",
-        "minirocket",
-        "minirocket_hydra",
-        "cnn",
-    ),
-    "field": ("linear", "unet", "fno"),
-    "image": ("linear", "nearest", "forest", "cnn"),
-    "audio": ("linear", "minirocket", "cnn"),
-}
-"""Methods without pretraining that `adapt` compares, by domain."""
-USUAL_BASELINES = ("linear", "cnn")
-"""Methods without pretraining that `adapt` compares in other domains."""
-TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
-"""Methods with a transformer that `adapt` compares in all domains."""
 FIRST_SHARE = 0.15
 """Largest share of the time in which the methods that fit in seconds run alone, while
 Ray starts.
@@ -113,13 +95,12 @@ longer run can choose them.
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return the usual methods, each with the reason why it cannot adapt to ``task``.
+    """Return the methods of the portfolio, each with the reason why it cannot adapt.
 
-    The reason is None for a method that can adapt to the task on this machine.
+    The methods are in the order of the portfolio of the task's kind of data. The reason
+    is None for a method that can adapt to the task on this machine.
     """
-    is_field = task.target.kind == "dense" and task.domain != "tabular"
-    domain = "field" if is_field else task.domain
-    names = (*BASELINES.get(domain, USUAL_BASELINES), *TRANSFORMERS)
+    names = methods_in_order(kind_of_data(task))
     return {name: get_method(name).problem(task) for name in names}
 
 

@@ -10,8 +10,6 @@ MOST_VARIANTS = 40
 """Largest number of suggested configurations of a method, so that a search with time to
 spare ends.
 """
-MOST_REPEATED = 10
-"""Largest number of suggestions until one differs from all configurations."""
 
 
 def suggest_variant(base: Configuration, situation: Situation) -> Configuration | None:
@@ -34,7 +32,7 @@ def suggest_variant(base: Configuration, situation: Situation) -> Configuration 
     if not plan.space or num_variants >= MOST_VARIANTS:
         return None
     history = [(each.values, _first_score(each)) for each in tried]
-    for _ in range(MOST_REPEATED):
+    for _ in range(MOST_VARIANTS):
         suggested = suggest(plan.first, plan.space, history)
         values = changed_values({**base.hyperparameters, **suggested}, plan.first)
         equal = _find_equal(tried, values)
