@@ -165,10 +165,10 @@ def _advice(shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
 
 
 def _order_of_axes(shape: tuple[int, ...], expected: tuple[int, ...]) -> list[int]:
-    """Return axes of an array of ``shape``, without axis 0, with the sizes ``expected``.
+    """Return the axes of an array of ``shape``, without axis 0, of sizes ``expected``.
 
-    The axes other than axis 0 have these sizes in any order. A request may have 63 axes,
-    so not all their orders are tried.
+    The axes other than axis 0 have these sizes in any order. A request may have 63
+    axes, so not all their orders are tried.
     """
     axes = list(range(1, len(shape)))
     order = list[int]()
