@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, lookup, printable, quoted, unknown_name
@@ -40,6 +39,7 @@ from orca_ray.leaderboard.training import (
     training_curves,
 )
 from orca_ray.paths import open_regular
+from orca_ray.results.parquet import read_bounded
 from orca_ray.results.record import CurvePoint
 
 _DIGITS = 10
@@ -354,8 +354,15 @@ A (task, method) without a score has one row, without ``seed`` and ``score``.
 """
 SUFFIXES = (".json", ".parquet")
 """Endings of the names of files that `read_scores` reads."""
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 2**28
 """Largest size of a file that `read_scores` reads."""
+_MAX_JSON_OBJECTS = 2**22
+"""Largest number of lists and objects in a JSON file that `read_scores` reads.
+
+Python takes up to 200 bytes for each.
+"""
+_MAX_JSON_VALUES = 2**24
+"""Largest number of commas in a JSON file that `read_scores` reads."""
 
 
 def score_rows(board: Board) -> list[dict[str, Any]]:
@@ -410,13 +417,13 @@ def read_scores(path: Path) -> pd.DataFrame:
         content = stream.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise UserError(
-            f"{path} has more than {_MAX_BYTES >> 30} GiB: that is no board"
+            f"{path} has more than {_MAX_BYTES >> 20} MiB: that is no board"
         )
     try:
         if path.suffix == ".json":
             table = _from_json(content)
         else:
-            table = pq.read_table(pa.BufferReader(content))
+            table = read_bounded(content, [*SCHEMA.names, "kind"])
         if "kind" in table.column_names:  # a Parquet file also holds published scores
             table = table.filter(pc.equal(table["kind"], "own"))
         table = table.select(SCHEMA.names).cast(SCHEMA)
@@ -443,6 +450,12 @@ def _from_json(content: bytes) -> Any:
 
     Raises ValueError if it is not an exported board of `VERSION`.
     """
+    num_objects = content.count(b"[") + content.count(b"{")
+    if num_objects > _MAX_JSON_OBJECTS or content.count(b",") > _MAX_JSON_VALUES:
+        raise ValueError(
+            f"it has more than {_MAX_JSON_OBJECTS:,} lists and objects, or"
+            f" {_MAX_JSON_VALUES:,} values"
+        )
     document = json.loads(content)
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise ValueError(f'it has no "kind": {quoted(KIND)}')

@@ -386,7 +386,9 @@ class Fences:
                     " that count, is damaged. Restore it from a copy, or delete it:"
                     " then all of them count."
                 )
-            self._sealed[sweep, number] = frozenset(content.decode().splitlines())
+            self._sealed[sweep, number] = frozenset(
+                content.decode("utf-8", "replace").splitlines()
+            )
         return self._sealed[sweep, number]
 
 

@@ -283,6 +283,36 @@ def _check_size(num_bytes: int, num_rows: int, where: str) -> None:
         )
 
 
+def read_bounded(content: bytes, names: Sequence[str]) -> Any:
+    """Return the columns ``names`` of a Parquet file that is in memory.
+
+    Columns that the file lacks are left out. Raises ValueError or `pa.ArrowException`
+    if the file is damaged, or if the table would take more than `MAX_TABLE_BYTES`.
+    """
+    source = pa.BufferReader(content)
+    schema = pq.read_schema(source)
+    present = [name for name in names if name in schema.names]
+    texts = [name for name in present if is_text(schema.field(name))]
+    file = pq.ParquetFile(source, read_dictionary=texts)
+    metadata = file.metadata
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    declared = sum(group.total_byte_size for group in groups)
+    # Dictionary encoding stores equal texts once, so that memory is safe until the
+    # expanded size is checked.
+    num_bytes = max(declared, 8 * metadata.num_rows * max(1, len(present)))
+    if num_bytes <= MAX_TABLE_BYTES:
+        table = file.read(columns=present, use_threads=False)
+        table.validate(full=True)
+        expanded = sum(encoded_text_bytes(column) for column in table.columns)
+        num_bytes = table.nbytes + expanded
+        if num_bytes <= MAX_TABLE_BYTES:
+            return table
+    raise ValueError(
+        f"{metadata.num_rows:,} rows take {num_bytes / 2**30:.1f} GiB of memory, more"
+        f" than {MAX_TABLE_BYTES / 2**30:g} GiB"
+    )
+
+
 def encoded_text_bytes(column: Any) -> int:
     """Return the bytes that dictionary-encoded text takes once it is expanded.
 

@@ -256,6 +256,33 @@ def test_a_file_that_is_no_board(
 
 
 @pytest.mark.parametrize(
+    ("num_rows", "text"), [(2**28, "a"), (2**20, "x" * 2000)], ids=["rows", "text"]
+)
+def test_a_board_that_would_expand_far_is_not_read(
+    num_rows: int, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    numbers = pa.repeat(pa.scalar(0, pa.int8()), num_rows)
+    tasks = pa.DictionaryArray.from_arrays(numbers, [text])
+    pq.write_table(pa.table({"task": tasks}), path, row_group_size=2**27)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match="GiB of memory"):
+        read_scores(path)
+    own = content(report(), "parquet")
+    assert not all_formats()["parquet"].same(path.read_bytes(), own)
+
+
+def test_json_of_many_lists_is_no_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"kind": "orca-ray board", "a": [[], [], []]}')
+    monkeypatch.setattr("orca_ray.leaderboard.format._MAX_JSON_OBJECTS", 4)
+    with pytest.raises(UserError, match="more than 4 lists and objects"):
+        read_scores(path)
+
+
+@pytest.mark.parametrize(
     ("text", "escaped"),
     [
         ("relative_l2", "relative_l2"),

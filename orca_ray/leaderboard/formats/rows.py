@@ -19,6 +19,7 @@ from orca_ray.leaderboard.format import (
     Format,
     score_rows,
 )
+from orca_ray.results.parquet import read_bounded
 
 _PUBLISHED = (
     "kind",
@@ -93,9 +94,12 @@ def _same(content: bytes, other: bytes) -> bool:
     Their bytes may differ, as these depend on the version of pyarrow that wrote them.
     """
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        other_table = pq.read_table(pa.BufferReader(other))
-    except pa.ArrowException:
+        schema = pq.read_schema(pa.BufferReader(content))
+        if schema != pq.read_schema(pa.BufferReader(other)):
+            return False
+        table = read_bounded(content, schema.names)
+        other_table = read_bounded(other, schema.names)
+    except (pa.ArrowException, ValueError, OSError):
         return False
     return bool(table.equals(other_table))
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from types import TracebackType
 from typing import Self
@@ -176,7 +177,23 @@ def _post(url: str, notice: bytes) -> None:
         "User-Agent": f"orca-ray/{__version__}",
     }
     request = urllib.request.Request(url, notice, headers)
-    with urllib.request.urlopen(request, timeout=SECONDS):
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        opener.open(request, timeout=SECONDS).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Handler that refuses redirects.
+
+    urllib would read the whole body of a redirect, of any size, and then send a request
+    without the notice.
+    """
+
+    def redirect_request(self, *_: object) -> None:
+        """Return None, which makes the redirect an `urllib.error.HTTPError`."""
         return
 
 

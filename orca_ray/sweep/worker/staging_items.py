@@ -8,6 +8,7 @@ sources are read from, the raw files of sources, and bodies of the Hugging Face 
 import contextlib
 import json
 import logging
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from orca_ray.data import cache, packages, prepared
 from orca_ray.data.layout import META
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import PreparedData
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, quoted
 from orca_ray.methods.registry import get_method
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
@@ -38,6 +39,12 @@ from orca_ray.tasks.registry import (
 )
 
 logger = logging.getLogger(__name__)
+
+_REVISION = re.compile(r"\w[\w.-]*", re.ASCII)
+"""Matches the name of a revision on the Hugging Face hub, which is one name of a path.
+"""
+_MOST_REVISION_BYTES = 1000
+"""Largest size of a file with the name of a revision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +216,12 @@ class SharedFolder:
 
 
 def _is_below(name: str) -> bool:
-    """Return whether a relative path stays below the directory that it starts from."""
+    """Return whether a relative path stays below the directory that it starts from.
+
+    Paths that a file system cannot store are refused, too.
+    """
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return name.isprintable() and not path.is_absolute() and ".." not in path.parts
 
 
 class Item(ABC):
@@ -438,7 +448,13 @@ class _HubBody(Item):
         yield self._snapshot()  # known when ``refs`` has been copied
 
     def _snapshot(self) -> str:
-        revision = (self.root / self._path / "refs" / "main").read_text().strip()
+        file = self.root / self._path / "refs" / "main"
+        revision = cache.read_bytes(file, _MOST_REVISION_BYTES).decode(
+            "ascii", "replace"
+        )
+        revision = revision.strip()
+        if not _REVISION.fullmatch(revision):
+            raise UserError(f"{file} names no revision: {quoted(revision)}; delete it")
         return f"{self._path}/snapshots/{revision}"
 
     @property

@@ -1,5 +1,6 @@
 """Notices about a sweep: what is sent, and that they never disturb the sweep."""
 
+import contextlib
 import json
 import logging
 import threading
@@ -26,13 +27,23 @@ SUMMARY = events.Summary(
 
 @pytest.fixture
 def received() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Run a server that answers /broken with status 500; yield its URL and notices."""
+    """Run a server, and yield its URL and notices.
+
+    It answers /broken with status 500, and /moved with an endless redirect.
+    """
     bodies: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             size = int(self.headers["Content-Length"])
             bodies.append(json.loads(self.rfile.read(size)))
+            if self.path.startswith("/moved"):
+                self.send_response(302)
+                self.send_header("Location", "/")
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(b"x" * 2**16)
             self.send_response(500 if self.path.startswith("/broken") else 200)
             self.end_headers()
 
@@ -132,6 +143,7 @@ def test_credentials_and_control_characters_are_left_out(tmp_path: Path) -> None
     ("target", "reason"),
     [
         ("/broken/services/T0/SECRET", "status 500"),
+        ("/moved/services/T0/SECRET", "status 302"),
         ("false", "code 1"),
         ("http://127.0.0.1:9/SECRET", "Connection refused"),
     ],

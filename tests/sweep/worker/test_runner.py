@@ -454,6 +454,16 @@ def test_torn_and_foreign_files_are_never_taken(
     assert store.outcome(KEY) is None
 
 
+def test_a_first_line_without_end_is_not_taken(
+    store: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_MOST_HEADER_BYTES", 100)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"[]," * 1000)
+    assert restore(store) is None
+    assert store.outcome(KEY) is None
+
+
 def list_names(directory: Path, pattern: str = "*") -> list[str]:
     """Return the sorted names of the files in a directory."""
     return sorted(path.name for path in directory.glob(pattern))

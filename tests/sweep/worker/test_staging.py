@@ -138,6 +138,22 @@ def test_a_hub_body_is_published_and_copied(
     }
 
 
+@pytest.mark.parametrize("content", [b"../../..", b"a/b", b"", b"\xff", b"a" * 2000])
+def test_a_revision_that_leads_outside_is_refused(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    references = tmp_path / "hub" / "models--someone--body" / "refs"
+    references.mkdir(parents=True)
+    (references / "main").write_bytes(content)
+    request = StagingRequest(
+        task=WDBC.name, protocol="held-out", fingerprint="", bodies=("someone/body",)
+    )
+    _, item = request.items()
+    with pytest.raises(UserError, match="main"):
+        item.paths()
+
+
 def test_names_are_those_of_complete_copies(tmp_path: Path) -> None:
     packages = tmp_path / "home" / "packages"
     packages.mkdir(parents=True)
@@ -148,10 +164,11 @@ def test_names_are_those_of_complete_copies(tmp_path: Path) -> None:
     assert shared.names("packages") == ["body.whl"]
 
 
-def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../../b", "/b", "b\\u0000", "\\ud800"])
+def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
-    (folder / "a.manifest.json").write_text('{"files": {"../../b": "0"}}')
+    (folder / "a.manifest.json").write_text(f'{{"files": {{"{name}": "0"}}}}')
     shared = SharedFolder(str(folder))
     assert not shared.bring("a", tmp_path / "home", pytest.fail)
     assert not (tmp_path / "home").exists()
