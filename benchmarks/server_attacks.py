@@ -268,6 +268,18 @@ def _arrow_dictionaries(drawer: Drawer) -> Attack:
     return _arrow(pa.table(columns), change, "table")
 
 
+def _arrow_shared_dictionary(drawer: Drawer) -> Attack:
+    number = int(10 ** drawer.uniform(2, 4))
+    size = int(10 ** drawer.uniform(2, 5.9))
+    texts = pa.array([f"{place:08d}" for place in range(size)])
+    codes = pa.array(np.zeros(number, np.int32))
+    column = pa.DictionaryArray.from_arrays(codes, texts)
+    columns = dict.fromkeys(("age of cask", "1", "bottled"), column)
+    batches = pa.table(columns).to_batches(max_chunksize=1)
+    change = f"{number} batches with a dictionary of {size} texts"
+    return _arrow(pa.Table.from_batches(batches), change, "table")
+
+
 def _arrow_nulls(drawer: Drawer) -> Attack:
     number = int(_pick(drawer, [1, 10_000, 10**6, _MOST]))
     nulls = pa.nulls(number)
@@ -593,6 +605,7 @@ KINDS: Mapping[str, Callable[[Drawer], Attack]] = {
     "pipelined": _pipelined,
     "idle connections": _idle,
     "large bodies": _large,
+    "Arrow shared dictionaries": _arrow_shared_dictionary,
 }
 """Functions that draw an attack, by the name of its kind."""
 

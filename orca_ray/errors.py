@@ -77,7 +77,12 @@ _SECRET = re.compile(
 """Secret query parameter of a URI, e.g. ``?access_key=...``."""
 
 
+_NETLOC = re.compile(r"(netloc ['\"])\S*@")
+"""User name and password in an error of `urllib.parse.urlsplit`."""
+
+
 def _without_credentials(text: str) -> str:
+    text = _NETLOC.sub(r"\1***@", text)
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 

@@ -76,11 +76,12 @@ def split_uri(uri: str) -> SplitResult:
     """Return the parts of a URI; UserError if it has none, e.g. ``s3://[a``."""
     try:
         return urlsplit(uri)
-    except ValueError as error:
+    except ValueError:
+        # Texts of `urlsplit` repeat the user name and password.
         raise UserError(
             f"{public_uri(uri, options=False)}: expected a path or URI, such as"
-            f" s3://BUCKET/FOLDER: {error}"
-        ) from error
+            " s3://BUCKET/FOLDER; its host has brackets or characters that no host has"
+        ) from None
 
 
 def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> None:

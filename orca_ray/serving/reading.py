@@ -41,6 +41,11 @@ MOST_DECODED = 10 * 2**20
 
 It is counted as if all texts were as long as the longest.
 """
+MOST_VALIDATED = 256 * 2**20
+"""Largest number of bytes in all batches of an Arrow stream, or twice its size if more.
+
+A dictionary counts once for each batch, because it is validated and measured as often.
+"""
 MOST_LISTS = 2**20
 """Largest number of lists and objects in a JSON request.
 
@@ -273,7 +278,8 @@ def _table(body: bytes, most_rows: int, names: Sequence[str]) -> Any:
     """Return the columns ``names`` of the table in an Arrow stream, validated.
 
     Columns that the stream lacks are left out. Raises UserError if the stream has more
-    than ``most_rows`` rows.
+    than ``most_rows`` rows, or so many batches with a large dictionary that their
+    validation would take long.
     """
     # Compressed buffers of a small stream could fill the memory, and pyarrow does not
     # report them before it expands them. So it first reads the stream with zeros as its
@@ -296,6 +302,13 @@ def _table(body: bytes, most_rows: int, names: Sequence[str]) -> Any:
     if not 0 < num_rows <= most_rows:
         raise UserError(
             f"{SOURCE} has {num_rows} rows; send 1 to {most_rows} in one request"
+        )
+    # Not `nbytes`, which follows offsets that are not validated yet.
+    num_bytes = sum(batch.get_total_buffer_size() for batch in batches)
+    if num_bytes > max(MOST_VALIDATED, 2 * len(body)):
+        raise UserError(
+            f"{SOURCE} has {len(batches)} batches with large dictionaries; combine the"
+            " batches"
         )
     table = pa.Table.from_batches(batches, reader.schema)
     table = table.select([name for name in names if name in table.column_names])

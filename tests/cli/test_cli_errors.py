@@ -350,6 +350,8 @@ def test_no_name_reaches_the_terminal_as_a_control_sequence(
 def test_printable_keeps_ordinary_text() -> None:
     assert printable("naïve × 日本 –") == "naïve × 日本 –"
     assert printable("a\nb\tc") == r"a\nb\tc"
+    netloc = "netloc 'KEY:SECRET@ⓗost' contains invalid characters"
+    assert printable(netloc) == netloc.replace("KEY:SECRET", "***")
     assert printable("a\nb\tc", keep="\n") == "a\nb" + r"\tc"
     assert str(unknown_name("task", "a\x1bb", ["c\x1bd"])).isprintable()
 

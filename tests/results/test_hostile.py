@@ -362,6 +362,8 @@ def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(
         f"s3://bucket/run?access_key=AKIA&no_such_option={SECRET}",
         f"s4://AKIA:{SECRET}@bucket/run",
         f"file://someone:{SECRET}@host/run",
+        "s3://AKIA:pa55%2Fw@bucket[/run",
+        "s3://AKIA:pa55%2Fw@ⓗost℀/run",
     ],
 )
 def test_a_uri_that_cannot_be_opened_is_named_without_credentials(

@@ -304,6 +304,23 @@ def test_a_dictionary_must_not_expand_far(models: dict[str, Predictor]) -> None:
         formats.reader.read(ARROW, stream(coded(20_000, "x" * 1000)))
 
 
+def test_a_dictionary_of_many_batches_is_refused_before_it_is_validated(
+    models: dict[str, Predictor],
+) -> None:
+    formats = Formats(models["mixed"], 10_000)
+    texts = pa.array([f"{number:08d}" for number in range(100_000)])
+    codes = pa.array(np.zeros(9000, np.int32))
+    column = pa.DictionaryArray.from_arrays(codes, texts)
+    batches = pa.table({"1": column}).to_batches(max_chunksize=1)
+    body = stream(pa.Table.from_batches(batches))
+    assert len(body) < 4 * 2**20
+    with pytest.raises(UserError, match="9000 batches with large dictionaries"):
+        formats.reader.read(ARROW, body)
+    few = stream(pa.Table.from_batches(batches[:10]))
+    with pytest.raises(UserError, match="'age of cask' is missing"):
+        formats.reader.read(ARROW, few)
+
+
 def test_changed_and_cut_streams_are_survived(models: dict[str, Predictor]) -> None:
     formats = Formats(models["mixed"], 10_000)
     whole = stream(TABLE)
