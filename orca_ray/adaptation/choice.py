@@ -1,7 +1,7 @@
 """Choice of a model of own data: one or more configurations with weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,15 +71,15 @@ def select_ensemble(
 ) -> Choice | None:
     """Return the mean of the best configuration and of others that improve on it.
 
-    None if no other one does. The best configuration of each other method joins, in the
-    order of the ranking, if the error or the log loss falls on the folds that all have
-    in common, and neither rises.
+    None if no other one does. The first configuration of each other method joins, in
+    the given order, if the error or the log loss falls on the folds that all have in
+    common, and neither rises.
 
     Source: Caruana et al., 2004, "Ensemble selection from libraries of models", without
     replacement, in a fixed order.
 
     Args:
-        configurations: configurations with stored models, the best first.
+        configurations: configurations whose models may be used, the best first.
         outputs: outputs of their trials.
     """
     selected = [configurations[0]]
@@ -133,3 +133,35 @@ def rank_by_outputs(
 
     by_folds = sorted(configurations, key=lambda each: -len(each.records))
     return sorted(by_folds, key=pessimistic_difference)
+
+
+def find_usual(
+    best: Configuration,
+    others: Iterable[Configuration],
+    methods: Sequence[str],
+    outputs: TrialOutputs,
+) -> Configuration:
+    """Return the configuration of the most usual method that is as good as ``best``.
+
+    A configuration is as good if ``best`` is better by less than one standard error of
+    the difference, on the samples of their common folds.
+
+    Source: the rule of one standard error of Breiman et al., 1984, "Classification and
+    regression trees", section 3.4.3.
+
+    Args:
+        best: the best configuration.
+        others: configurations that may take its place.
+        methods: names of methods, the most usual first. Other methods are less usual.
+        outputs: outputs of the trials of the configurations.
+    """
+    ranks = {method: number for number, method in enumerate(methods)}
+
+    def is_as_good(configuration: Configuration) -> bool:
+        if configuration.records.keys().isdisjoint(best.records):
+            return False
+        judged = outputs.out_of_fold(best, configuration)
+        return judged.pessimistic_difference(*judged.predictions) >= 0
+
+    as_good = [best, *filter(is_as_good, others)]
+    return min(as_good, key=lambda each: ranks.get(each.method, len(ranks)))

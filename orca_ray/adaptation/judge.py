@@ -11,6 +11,7 @@ from functools import cached_property
 from orca_ray.adaptation.candidates import find_candidates, starts_from_another
 from orca_ray.adaptation.choice import (
     Choice,
+    find_usual,
     mean_choice,
     rank_by_outputs,
     select_ensemble,
@@ -18,7 +19,9 @@ from orca_ray.adaptation.choice import (
 from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.folds import LEAST_TEST_SAMPLES
 from orca_ray.adaptation.intervals import Interval
+from orca_ray.adaptation.last_training import FEW_FOLDS
 from orca_ray.adaptation.outputs import TrialOutputs
+from orca_ray.adaptation.portfolio import kind_of_data, methods_in_order
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.results.models import StoredModels
@@ -55,16 +58,25 @@ class Judge:
 
     @cached_property
     def eligible(self) -> list[Configuration]:
-        """The configurations with stored models, the best first.
+        """The configurations with stored models, in the order in which they are chosen.
 
-        Configurations that others make redundant are left out.
+        Configurations that others make redundant are left out. The order is that of
+        `ranked`, except that a configuration of a more usual method, if it is as good
+        and complete, comes first (`find_usual`).
         """
         stored = [each for each in self.ranked if each.has_models]
-        return [
+        remaining = [
             each
             for each in stored
             if not any(other.makes_redundant(each) for other in stored)
         ]
+        usual = find_usual(
+            remaining[0],
+            filter(self.is_complete, remaining[1:]),
+            methods_in_order(kind_of_data(self.outputs.task)),
+            self.outputs,
+        )
+        return [usual, *(each for each in remaining if each is not usual)]
 
     @property
     def leader(self) -> Configuration:
@@ -79,13 +91,28 @@ class Judge:
         record = self.final.get(configuration.identity)
         return record if record is not None and starts_from_another(record) else None
 
+    def is_complete(self, configuration: Configuration) -> bool:
+        """Return whether a configuration has a model that stands for all samples.
+
+        That is a refit, the mean of `FEW_FOLDS` folds, or a training on all samples.
+        """
+        return (
+            configuration.recipe.refits
+            or len(configuration.scores) >= FEW_FOLDS
+            or configuration.identity in self.final
+        )
+
     def single(self, configuration: Configuration) -> Choice:
         """Return the choice of one configuration."""
         return mean_choice(self.outputs.out_of_fold(configuration), [configuration])
 
     def ensemble(self) -> Choice | None:
-        """Return an ensemble that is better than the leader; None: there is none."""
-        return select_ensemble(self.eligible, self.outputs)
+        """Return an ensemble that is better than the leader; None: there is none.
+
+        Besides the leader, only complete configurations join it.
+        """
+        others = filter(self.is_complete, self.eligible[1:])
+        return select_ensemble([self.leader, *others], self.outputs)
 
     def held_out(self, choice: Choice) -> Interval | None:
         """Return the score on the outer test of the mean of a choice's folds.

@@ -121,19 +121,15 @@ def choose_trial(
 
 
 def fits(proposal: Proposal, situation: Situation) -> bool:
-    """Return whether a trial and the last training fit into the remaining time.
-
-    The last training is that of the leader, or of the trial's own configuration, which
-    may become the leader.
+    """Return whether a trial and the leader's last training fit into the remaining
+    time.
     """
-    configuration = proposal.configuration
-    seconds_kept = 0.0
-    for candidate in (configuration, *situation.ranked[:1]):
-        last = find_last_training(candidate, situation)
+    seconds = SAFETY * situation.seconds(proposal.configuration)
+    for leader in situation.ranked[:1]:
+        last = find_last_training(leader, situation)
         if last is not None:
-            seconds_kept = max(seconds_kept, last.seconds_kept)
-    seconds = SAFETY * situation.seconds(configuration)
-    return seconds + seconds_kept <= situation.time.seconds_left
+            seconds += last.seconds_kept
+    return seconds <= situation.time.seconds_left
 
 
 def propose_last_training(situation: Situation) -> Proposal | None:

@@ -63,6 +63,16 @@ def test_a_configuration_with_few_folds_may_join_an_ensemble(toy: Toy) -> None:
     assert judge.outputs.out_of_fold(judge.leader).num_folds == 5
 
 
+def test_a_network_joins_an_ensemble_only_with_enough_folds(
+    toy: Toy,
+) -> None:
+    toy.add("linear", make_weakly_wrong_at(toy, PAIR % 4 == 0))
+    toy.add("cnn", make_weakly_wrong_at(toy, PAIR % 4 == 1), folds=[1, 2])
+    assert toy.judge().ensemble() is None, "two folds of five"
+    toy.add("cnn", make_weakly_wrong_at(toy, PAIR % 4 == 1), folds=[3])
+    assert toy.judge().ensemble() is not None
+
+
 def add_copy_of_network(toy: Toy) -> None:
     """Add a method, a second one that made the first's network again, and a third.
 

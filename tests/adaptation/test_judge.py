@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orca_ray.adaptation.choice import find_usual
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from tests.adaptation.toy import NUM_KNOWN, NUM_SAMPLES, Predict, Toy
@@ -55,6 +56,35 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(
         "scratch",
         "linear_probe",
     ]
+
+
+def test_of_equally_good_methods_the_most_usual_one_leads(toy: Toy) -> None:
+    toy.add("cnn", toy.make_classifier_wrong_at([0, 1]))
+    toy.add("linear", toy.make_classifier_wrong_at([2, 3, 4]))
+    judge = toy.judge()
+    assert [each.method for each in judge.ranked] == ["cnn", "linear"]
+    assert judge.leader.method == "linear", "the difference is below a standard error"
+
+
+def test_a_method_that_is_better_by_a_standard_error_leads(toy: Toy) -> None:
+    toy.add("cnn", toy.make_classifier_wrong_at([0, 1]))
+    toy.add("linear", toy.make_classifier_wrong_at(range(2, 12)))
+    assert toy.judge().leader.method == "cnn"
+
+
+def test_a_usual_method_without_a_model_of_all_samples_does_not_lead(toy: Toy) -> None:
+    toy.add("cnn", toy.make_classifier_wrong_at([0, 1]))
+    toy.add("linear_probe", toy.make_classifier_wrong_at([2, 3]))
+    toy.add("unet", toy.make_classifier_wrong_at([]), folds=[1, 2])
+    methods = ["unet", "linear_probe", "cnn"]
+    judge = toy.judge()
+    by_method = {each.method: each for each in judge.ranked}
+    assert not judge.is_complete(by_method["unet"]), "two of five folds"
+    assert judge.is_complete(by_method["cnn"]), "five folds"
+    assert judge.is_complete(by_method["linear_probe"]), "it is fitted again"
+    complete = filter(judge.is_complete, judge.ranked)
+    usual = find_usual(by_method["cnn"], complete, methods, judge.outputs)
+    assert usual.method == "linear_probe"
 
 
 def test_one_fold_without_an_error_does_not_lead(toy: Toy) -> None:
