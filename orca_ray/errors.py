@@ -165,7 +165,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
 
 
 MOST_NAMES = 100
-"""Largest number of names that an error message lists in full, if they have groups."""
+"""Largest number of names that an error message lists in full."""
+LISTED_NAMES = 10
+"""Number of names that a message lists of more names, if they have no groups."""
 
 
 def unknown_name(
@@ -175,9 +177,10 @@ def unknown_name(
 
     The error suggests the nearest name and lists all names. If there are more than
     `MOST_NAMES`, it lists the groups of ``name`` and of the nearest name in full, and
-    every other group as GROUP/* or GROUP.*. If a plug-in of this name cannot be used,
-    the error says why. Otherwise it lists the plug-ins that cannot be used, since one
-    of them may declare the name.
+    every other group as GROUP/* or GROUP.*; names without groups are the first
+    `LISTED_NAMES` and the number of the others. If a plug-in of this name cannot be
+    used, the error says why. Otherwise it lists the plug-ins that cannot be used, since
+    one of them may declare the name.
     """
     unusable = UNUSABLE.get(kind, {})
     if name in unusable:
@@ -185,17 +188,25 @@ def unknown_name(
     names = sorted(allowed)
     nearest_name = nearest(name, names)
     question = f" Did you mean {nearest_name!r}?" if nearest_name else ""
-    listed = names
-    if len(names) > MOST_NAMES:
-        groups = {_group(name), _group(nearest_name or "")}
-        listed = _without_other_groups(names, groups)
-    choices = ", ".join(map(printable, listed))
+    choices = _list_names(names, {_group(name), _group(nearest_name or "")})
     message = f"unknown {kind} {quoted(name)}.{question} Allowed: {choices}."
     if hint:
         message += f" {hint}"
     for reason in unusable.values():
         message += f" Left out: {reason}."
     return UserError(message)
+
+
+def _list_names(names: list[str], groups: Collection[str]) -> str:
+    """Return ``names`` as a list in words; many names are shortened to ``groups``."""
+    number_left_out = 0
+    if len(names) > MOST_NAMES and any(map(_group, names)):
+        names = _without_other_groups(names, groups)
+    elif len(names) > MOST_NAMES:
+        number_left_out = len(names) - LISTED_NAMES
+        names = names[:LISTED_NAMES]
+    listed = ", ".join(map(printable, names))
+    return f"{listed} and {number_left_out} others" if number_left_out else listed
 
 
 def _without_other_groups(names: list[str], groups: Collection[str]) -> list[str]:

@@ -315,7 +315,7 @@ def _run(
     if not is_silent:
         say(
             f"\nmethods: {', '.join(sweep.chosen_methods())}, for {sweep.minutes:g}"
-            " minutes (--minutes)"
+            " min (--minutes)"
         )
         say("\n".join([*sweep.left_out(), ""]))
     else:

@@ -119,10 +119,17 @@ def from_arrow(
 
 def _check_named(source: str, names: list[str], options: Options) -> None:
     """Raise UserError if options, but the target's, name a column the table lacks."""
-    special = [options.group, options.time, options.split]
-    for name in (*options.inputs, *filter(None, special), *options.columns):
-        if name not in names:
-            raise unknown_name("column", name, names, f"({source})")
+    columns_of = {
+        "--inputs": options.inputs,
+        "--group": (options.group,),
+        "--time": (options.time,),
+        "--split": (options.split,),
+        "--columns": options.columns,
+    }
+    for option, columns in columns_of.items():
+        for name in filter(None, columns):
+            if name not in names:
+                raise unknown_name(f"column of {option}", name, names, f"({source})")
 
 
 def _input_names(

@@ -366,6 +366,14 @@ def test_an_unknown_name_among_many_is_answered_with_its_group(name: str) -> Non
     assert sorted(listed) == sorted([*options, *groups, "plain"])
 
 
+def test_of_many_names_without_groups_a_message_lists_few() -> None:
+    names = [f"column_{number}" for number in range(500)]
+    message = str(unknown_name("column of --group", "colum_7", names))
+    assert "Did you mean 'column_7'?" in message
+    assert message.endswith(" and 490 others.")
+    assert len(message) < 250
+
+
 def test_a_directory_of_the_user_may_be_new(tmp_path: Path) -> None:
     for path in (
         tmp_path,

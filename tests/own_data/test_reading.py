@@ -252,7 +252,7 @@ def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
             "t.csv",
             "age,y\n1,2\n",
             Options(columns={"ages": "drop"}),
-            "unknown column 'ages'. Did you mean 'age'",
+            "unknown column of --columns 'ages'. Did you mean 'age'",
         ),
         (
             "task.yaml",

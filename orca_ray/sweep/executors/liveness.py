@@ -130,11 +130,11 @@ class Deadlines:
             ):
                 reasons[name] = (
                     "the trial took longer than its limit of"
-                    f" {self._limits.trial / 60:g} minutes"
+                    f" {self._limits.trial / 60:g} min"
                 )
             elif self._is_silent(name, watch, now):
                 reasons[name] = (
-                    f"no progress for {self._limits.heartbeat / 60:g} minutes: the"
+                    f"no progress for {self._limits.heartbeat / 60:g} min: the"
                     " worker hangs"
                 )
         return reasons

@@ -252,7 +252,7 @@ class RayStager(Stager):
 
         Raises ClusterLostError after the time limit of heartbeats.
         """
-        limit = f"{self._limit / 60:g} minutes"
+        limit = f"{self._limit / 60:g} min"
         if seconds > self._limit:
             raise ClusterLostError(
                 f"no worker of Ray has started in {limit}: {self._cluster}"

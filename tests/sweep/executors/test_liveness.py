@@ -68,7 +68,7 @@ def test_a_trial_has_a_deadline_from_its_first_report_on() -> None:
     trial.deadlines.reported("t")
     assert trial.advance(60, beats=True) == []
     [reason] = trial.advance(1, beats=True)
-    assert "limit of 2 minutes" in reason
+    assert "limit of 2 min" in reason
 
 
 def test_the_error_of_work_in_the_background_is_raised() -> None:
