@@ -1,4 +1,4 @@
-"""orca-ray: distributed sweeps for cross-modal fine-tuning (align, then refine).
+"""orca-ray: distributed sweeps for cross-modal fine-tuning.
 
 `load`, `Predictor` and the estimators import torch when they are first used.
 """

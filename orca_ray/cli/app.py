@@ -85,8 +85,8 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Adapt pretrained transformers to any modality in distributed sweeps: align, then
-    refine.
+    """Find out whether a pretrained transformer helps on your data, and keep the best
+    model either way.
     """
 
 

@@ -177,6 +177,19 @@ def test_the_help_of_each_command_stands_once_and_is_current() -> None:
     assert documented_codes == [str(code) for code in codes]
 
 
+def test_the_first_sentence_is_the_same_everywhere() -> None:
+    first = re.search(r"^\*\*(.+)\*\*$", TEXTS["README.md"], re.MULTILINE)
+    assert first is not None
+    sentence = first[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    help_text = " ".join((typer.main.get_command(app).help or "").split())
+    assert project["description"].startswith(sentence.removesuffix("."))
+    assert citation["abstract"].startswith(sentence)
+    assert citation["version"] == project["version"]
+    assert help_text == sentence
+
+
 def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> None:
     text = TEXTS["README.md"]
     walk_through = (ROOT / "docs" / "own-data.md").read_text().splitlines()
