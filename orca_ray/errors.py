@@ -164,6 +164,11 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     return compared[matches[0]] if matches else None
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, which gets an s unless the number is 1."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 MOST_NAMES = 100
 """Largest number of names that an error message lists in full."""
 LISTED_NAMES = 10

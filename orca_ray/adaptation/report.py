@@ -18,6 +18,7 @@ from orca_ray.adaptation.configuration import Configuration
 from orca_ray.adaptation.intervals import Interval
 from orca_ray.adaptation.judge import Judge
 from orca_ray.adaptation.page_figures import make_evidence
+from orca_ray.errors import counted
 from orca_ray.methods.model_config import ModelConfig, describe_members
 from orca_ray.tasks.metrics import get_metric
 
@@ -206,8 +207,9 @@ def make_verdict(judge: Judge) -> Verdict:
         return Verdict("", "no baseline was compared")
     if transformer is None:
         sentence = (
-            f"{baseline.name} is the best of {len(judge.ranked)} configurations; no"
-            " transformer ended in time"
+            f"{baseline.name} is the best of"
+            f" {counted(len(judge.ranked), 'configuration')}; no transformer ended in"
+            " time"
         )
         return Verdict(baseline.name, sentence)
     return Verdict(baseline.name, _compare(judge, transformer, baseline))

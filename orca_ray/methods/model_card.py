@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from orca_ray.data.rows import Target
-from orca_ray.errors import printable
+from orca_ray.errors import counted, printable
 from orca_ray.methods.model_config import (
     CARD,
     BodySummary,
@@ -241,7 +241,7 @@ def _duration(seconds: float) -> str:
     if number >= 60:
         number = math.ceil(seconds / 60)
         unit = "minute"
-    return f"{number} {unit}{'s' if number > 1 else ''}"
+    return counted(number, unit)
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:

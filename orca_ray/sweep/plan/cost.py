@@ -13,6 +13,7 @@ from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
 from orca_ray.data.rows import PAPER_BODIES
+from orca_ray.errors import counted
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.names import listed_body, parse_body_name
 from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
@@ -181,7 +182,9 @@ def cpu_rate() -> Rate:
     precision = choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH)
     threads = torch.get_num_threads()
     peak = cpu_peak(threads, precision.name == "bfloat16")
-    return Rate(f"this machine, {threads} threads", ASSUMED_UTILISATION * peak)
+    return Rate(
+        f"this machine, {counted(threads, 'thread')}", ASSUMED_UTILISATION * peak
+    )
 
 
 def core_rate() -> CoreRate:

@@ -353,7 +353,7 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
     with RayExecutor() as engine:
         engine.open("local")
         address = ray.get_runtime_context().gcs_address
-        message = r"no worker .* in 0\.1 minutes: Ray cluster at .*, 1 CPUs free"
+        message = r"no worker .* in 0\.1 min: Ray cluster at .*, 1 CPUs free"
         with pytest.raises(ClusterLostError, match=message):
             run_sweep(
                 spec,
@@ -364,7 +364,7 @@ def test_a_joined_cluster_whose_workers_do_not_start_is_lost(
                 options=limits,
             )
     texts = [event.text for event in events if isinstance(event, Message)]
-    [notice] = [text for text in texts if "waiting up to 0.1 minutes" in text]
+    [notice] = [text for text in texts if "waiting up to 0.1 min" in text]
     assert Path(notice.split()[-1]).name == "logs"
 
 

@@ -412,7 +412,7 @@ def test_nodes_without_workers_are_reported_once_and_their_tasks_go_to_others(
         staged.stager.poll()
     assert {node for node, _ in staged.cluster.staged} == {"c"}
     assert staged.messages == [
-        "no worker of Ray has started in 0 s, waiting up to 0.005 minutes: 3 CPUs;"
+        "no worker of Ray has started in 0 s, waiting up to 0.005 min: 3 CPUs;"
         " logs: x"
     ]
 
@@ -422,7 +422,7 @@ def test_a_cluster_without_workers_ends_as_a_lost_one(
 ) -> None:
     staged = make_cluster(monkeypatch, limit=0.3)
     staged.cluster.silent = {"a", "b", "c"}
-    message = r"^no worker of Ray has started in 0\.005 minutes: 3 CPUs; logs: x$"
+    message = r"^no worker of Ray has started in 0\.005 min: 3 CPUs; logs: x$"
     with pytest.raises(ClusterLostError, match=message):
         staged.stager.first()
     assert staged.messages == []
