@@ -240,6 +240,7 @@ def adapt(
     from orca_ray.adaptation.sweep import AdaptationSweep
     from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_model_target
+    from orca_ray.methods.registry import get_method
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
@@ -251,6 +252,9 @@ def adapt(
         check_model_target(options.out)  # before anything is trained
         check_unread(options.out, "--out", [data])
     check_staging(options.staging)
+    methods = split_names("--methods", options.methods) or ()
+    for method in methods:
+        get_method(method)  # raises for an unknown name, before data are read
     uri = results_uri(options.results)
     existing_store(uri)  # raises if another thing is there
     if not options.dry_run:
@@ -276,7 +280,7 @@ def adapt(
     sweep = AdaptationSweep(
         task=register(inferred, samples),
         minutes=options.minutes,
-        methods=split_names("--methods", options.methods) or (),
+        methods=methods,
         body=options.body or "",
         results=results_uri(options.results, announce=not is_silent),
         executor=options.executor.value,

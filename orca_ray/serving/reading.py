@@ -127,15 +127,27 @@ class RequestReader:
                 ge=encoder.rate, le=encoder.rate, description="Sampling rate in Hz."
             )
             fields["rate"] = (_Number, rate)
-        shape: Sequence[int | None] = self._task.input_shape
-        value: Any = _Number
-        if encoder is not None:
-            value = _Number | None  # encoders of users' data take missing values
-            # recordings have one axis, of any length
-            any_lengths = [None] * len(getattr(encoder, "axes", "L"))
-            shape = getattr(encoder, "given", None) or any_lengths
-        sample: Any = nested_lists(shape, value)
+        # encoders of users' data take missing values
+        value: Any = _Number if encoder is None else _Number | None
+        sample: Any = nested_lists(self._sample_shape(), value)
         return create_model("Request", samples=(list[sample], count_limits), **fields)
+
+    def _sample_shape(self) -> Sequence[int | None]:
+        """Return the shape of a sample of arrays; None stands for any length."""
+        if self._encoder is None:
+            return self._task.input_shape
+        # recordings have one axis, of any length
+        any_lengths = [None] * len(getattr(self._encoder, "axes", "L"))
+        return getattr(self._encoder, "given", None) or any_lengths
+
+    @property
+    def _expected(self) -> str:
+        """What a request holds, for error messages."""
+        if isinstance(self._encoder, TableInputs):
+            return "rows, each with its cells by column name"
+        shape = self._sample_shape()
+        lengths = ["any" if length is None else str(length) for length in shape]
+        return f"samples of shape [{', '.join(lengths)}]"
 
     def _from_json(self, body: bytes) -> UserData:
         """Return the data in the body of a JSON request.
@@ -146,7 +158,7 @@ class RequestReader:
         try:
             request: Any = self.request_type.model_validate_json(body)
         except ValidationError as error:
-            raise UserError(_explain_error(error)) from error
+            raise UserError(_explain_error(error, self._expected)) from error
         if hasattr(request, "rows"):
             return UserData(x=pd.DataFrame(request.rows, dtype=object), source=SOURCE)
         return _arrays(request.samples, getattr(request, "rate", None))
@@ -213,10 +225,11 @@ def _arrays(samples: Sequence[Any], rate: float | None) -> UserData:
     return UserData(x=stacked(arrays), source=SOURCE, rate=rate)
 
 
-def _explain_error(error: ValidationError) -> str:
+def _explain_error(error: ValidationError, expected: str) -> str:
     """Return a message about the first error in a request that has an invalid form.
 
-    The message has the place of the error, and what was found there.
+    The message has the place of the error, what was found there, and ``expected``: what
+    the model takes.
     """
     first = error.errors(include_url=False, include_context=False)[0]
     what = first["msg"]
@@ -233,8 +246,8 @@ def _explain_error(error: ValidationError) -> str:
     else:
         value_text = quoted(value)
     return (
-        f"{place}: {what[:1].lower()}{what[1:]}, found {value_text}; see /openapi.json"
-        " for what the model takes"
+        f"{place}: {what[:1].lower()}{what[1:]}, found {value_text}; the model takes"
+        f" {expected}, see /openapi.json"
     )
 
 

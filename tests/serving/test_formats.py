@@ -154,7 +154,8 @@ LONG = pa.table({"1": ["oak" * 300] * 900})
         (
             "mixed",
             '{"rows": [1]}',
-            "the request, row 1: input should be an object, found 1; see /openapi.json",
+            "the request, row 1: input should be an object, found 1; the model takes"
+            " rows, each with its cells by column name",
         ),
         ("mixed", '{"rows":' * 100_000, "invalid JSON: recursion limit"),
         (
@@ -176,6 +177,11 @@ LONG = pa.table({"1": ["oak" * 300] * 900})
             "arrays",
             json.dumps({"samples": [[[None] * 16] * 2]}),
             "sample 1, position [0, 0]: input should be a valid",
+        ),
+        (
+            "arrays",
+            json.dumps({"samples": [[[1.0] * 15] * 2]}),
+            "the model takes samples of shape [2, 16], see /openapi.json",
         ),
         (
             "arrays",

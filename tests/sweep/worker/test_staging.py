@@ -412,8 +412,7 @@ def test_nodes_without_workers_are_reported_once_and_their_tasks_go_to_others(
         staged.stager.poll()
     assert {node for node, _ in staged.cluster.staged} == {"c"}
     assert staged.messages == [
-        "no worker of Ray has started in 0 s, waiting up to 0.005 min: 3 CPUs;"
-        " logs: x"
+        "no worker of Ray has started in 0 s, waiting up to 0.005 min: 3 CPUs; logs: x"
     ]
 
 
