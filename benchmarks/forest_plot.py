@@ -60,14 +60,20 @@ The first row is the mean over all tasks, the others are means over some of the 
 """
 
 
-def draw(title: str, groups: Sequence[Group]) -> str:
-    """Return the picture of some groups of log ratios."""
+def draw(
+    title: str, groups: Sequence[Group], *, reference: str = "nft", units: str = "tasks"
+) -> str:
+    """Return the picture of some groups of log ratios to a ``reference``.
+
+    Means are over ``units``.
+    """
     height = TOP + sum(ROW * len(rows) + GAP for rows in groups) + BOTTOM
     descriptions = [
         ", ".join(f"{label} {ratio_text(estimate)}" for label, estimate in rows)
         for rows in groups
     ]
-    body = "\n".join(f"  {line}" for line in _lines(title, groups, height))
+    lines = _lines(title, groups, height, reference, units)
+    body = "\n".join(f"  {line}" for line in lines)
     description = escape("; ".join(descriptions))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
@@ -81,7 +87,9 @@ def draw(title: str, groups: Sequence[Group]) -> str:
     )
 
 
-def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
+def _lines(
+    title: str, groups: Sequence[Group], height: int, reference: str, units: str
+) -> Iterator[str]:
     yield f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
     yield f'<text class="title" x="10" y="18">{escape(title)}</text>'
     bottom = height - BOTTOM
@@ -94,10 +102,10 @@ def _lines(title: str, groups: Sequence[Group], height: int) -> Iterator[str]:
     middle = (LEFT + RIGHT) / 2
     yield (
         f'<text class="end" x="{middle - 6:.1f}" y="{TOP - 10}">← better than'
-        " nft</text>"
+        f" {escape(reference)}</text>"
     )
     yield f'<text x="{middle + 6:.1f}" y="{TOP - 10}">worse →</text>'
-    note = "geometric means and 95 % intervals over tasks (their number)"
+    note = f"geometric means and 95 % intervals over {units} (their number)"
     yield f'<text class="end" x="{WIDTH - 8}" y="{height - 8}">{note}</text>'
     y = TOP
     for rows in groups:

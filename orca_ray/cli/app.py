@@ -85,8 +85,8 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Find out whether a pretrained transformer helps on your data, and keep the best
-    model either way.
+    """Try transformers and everything else on your data in two minutes; keep what wins,
+    and know by how much.
     """
 
 

@@ -23,7 +23,7 @@ import pytest
 import typer
 import yaml
 
-from benchmarks import command_pages
+from benchmarks import command_pages, draw_peers
 from orca_ray.cli import output
 from orca_ray.cli.app import app
 from orca_ray.discovery import GROUPS
@@ -221,6 +221,8 @@ def test_numbers_of_the_finding_are_computed_from_the_stores(name: str) -> None:
     ratios_before = {number for number in six_epochs if "[" in number}
     trained = (computed["trained"] | computed["findings"]) - ratios_before
     text = GENERATED.sub("", TEXTS[name])
+    if name == "README.md":
+        text = text.partition("\n## The finding\n")[2]
     if name != "docs/findings.md":
         text = text.partition("\n## ")[0]
     paragraphs = re.split(r"\n\n|\n- ", text)
@@ -229,6 +231,11 @@ def test_numbers_of_the_finding_are_computed_from_the_stores(name: str) -> None:
         known = six_epochs if is_short else trained
         assert set(NUMBER.findall(paragraph)) <= known, paragraph
     assert set(NUMBER.findall(text)) & computed["trained"]
+
+
+def test_the_picture_of_own_data_is_drawn_from_the_table_of_results() -> None:
+    logs = draw_peers.read_log_ratios(TEXTS["docs/results.md"])
+    assert draw_peers.draw(logs) == draw_peers.PICTURE.read_text(encoding="utf-8")
 
 
 def test_pages_install_from_a_clone_since_nothing_is_published_on_an_index() -> None:
