@@ -10,17 +10,17 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 @cache
 def code_version() -> str:
     """Return the version with a digest of the running code, which records carry.
 
-    The version is a local version label (PEP 440). In a checkout, it is ``0.1.0+g`` and
+    The version is a local version label (PEP 440). In a checkout, it is ``0.2.0+g`` and
     12 digits of the commit; where files of the package differ from that commit,
     ``….dirty.`` and 12 digits of the code follow. Where there is no git, as in an
-    installed wheel, it is ``0.1.0+w`` and 12 digits of the code. The digits of the code
+    installed wheel, it is ``0.2.0+w`` and 12 digits of the code. The digits of the code
     are the SHA-256 over names and contents of the package's files, except compiled
     ones.
     """

@@ -166,16 +166,32 @@ def test_an_installed_wheel_works_outside_of_the_checkout(
     assert len((tmp_path / "page.html").read_text()) > 100_000
 
 
-def test_one_version_and_a_citation_of_software_and_paper() -> None:
+def test_one_version_of_package_changes_images_and_citation() -> None:
+    version = PROJECT["version"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert PROJECT["version"] == orca_ray.__version__ == cited["version"]
-    assert f"Version {PROJECT['version']}" in (ROOT / "docs" / "citing.md").read_text()
+    assert version == orca_ray.__version__ == cited["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## (\d\S*) \((.+)\)$", changes, re.MULTILINE)
+    assert released[0] == (version, str(cited["date-released"]))
+    assert f"Version {version}" in (ROOT / "docs" / "citing.md").read_text()
+    images = {
+        tag
+        for path in [*(ROOT / "cluster").iterdir(), ROOT / "docs" / "cluster.md"]
+        if path.is_file()
+        for tag in re.findall(r"orca-ray(?:-serve)?:(\d[\w.]*)", path.read_text())
+    }
+    assert images == {version}
+
+
+def test_the_citation_names_software_and_paper() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {
         "cff-version",
         "message",
         "title",
         "authors",
         "version",
+        "date-released",
         "license",
         "references",
     } <= set(cited)
