@@ -57,7 +57,7 @@ def adaptation_page(
     template = Template(_read("orca_ray.adaptation", "page.html"))
     methods = _method_table(report)
     rows = [_row([escape(cell) for cell in cells]) for cells in findings]
-    title = f"{name}: adapted model"
+    title = f"{name}: model"
     if report["headline"]:
         title = f"{report['headline']} on {name}"
     return template.substitute(

@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from orca_ray.sweep.plan.spec import SweepSpec
 
 
-_PAGE_TITLE = re.compile(b"(: (leaderboard|adapted model)|>Leaderboards)</title>")
-"""End of the title of a page that orca-ray wrote."""
+_OWN_PAGE = re.compile(
+    rb'<meta name="generator" content="orca-ray">'
+    rb"|(: (leaderboard|adapted model)|>Leaderboards)</title>"
+    rb"| has [^<]* \[[^<]*\] on [^<]*</title>"  # models', before they had a generator
+)
+"""Part of the beginning of each page that orca-ray wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +96,8 @@ def check_page(path: Path, option: str) -> None:
     if not path.is_file():
         return
     with path.open("rb") as file:
-        head = file.read(1000)  # the title is at the beginning
-    if not head.startswith(b"<!doctype html>") or not _PAGE_TITLE.search(head):
+        head = file.read(1000)  # the title and the generator are there
+    if not head.startswith(b"<!doctype html>") or not _OWN_PAGE.search(head):
         raise UserError(
             f"{path}, where the page is written, has other content: move it, or give"
             f" {option}"

@@ -1,13 +1,17 @@
 """The page of an adaptation: what it says, and that no text becomes markup."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from orca_ray.adaptation.page import adaptation_page
 from orca_ray.adaptation.page_figures import make_evidence
 from orca_ray.adaptation.report import Report
+from orca_ray.cli.boards import check_page
+from orca_ray.errors import UserError
 from orca_ray.methods.model_card import score_lines
 
 EVIL = "</style><script>alert(1)</script>&\x1b"
@@ -165,3 +169,14 @@ def test_a_figure_of_predictions_is_part_of_the_page() -> None:
     chances = np.eye(2)[[0, 1, 1]]
     figure = make_evidence(chances, np.array([0, 1, 0]), ["oak", EVIL])
     assert make_page(figure).count(figure) == 1
+
+
+@pytest.mark.parametrize("headline", ["", "forest has an error of 9.7 % [6.1, 14.0]"])
+def test_the_page_of_a_model_may_be_replaced(headline: str, tmp_path: Path) -> None:
+    """The same command continues an adaptation, and writes its page again."""
+    page = tmp_path / "model.html"
+    page.write_text(make_page(headline=headline))
+    check_page(page, "--out")
+    page.write_text("<!doctype html><title>forest</title>")
+    with pytest.raises(UserError, match="has other content"):
+        check_page(page, "--out")
