@@ -4,9 +4,9 @@
 
 1. Each method starts on the first fold, in the order of the portfolio. The number of
    epochs is halved until the trial fits into the method's share of the time.
-2. The leader gets twice the epochs while its best epoch is in the second half of its
-   schedule, and then its missing folds.
-3. The other competitive methods without a body get the same: they cost little.
+2. The leader and the methods without a body, which cost little, get twice the epochs
+   while their best epoch is in the second half of their schedule.
+3. The leader and the competitive methods without a body get their missing folds.
 4. All methods get more epochs, folds and other configurations. The method whose next
    improvement is expected to cost least comes first (`progress`).
 5. Methods whose first trial exceeds their share of the time start at the end.
@@ -49,18 +49,18 @@ def start_methods(situation: Situation) -> Iterator[Proposal]:
             yield Proposal(configuration, situation.folds.first)
 
 
-def improve_leader(situation: Situation) -> Iterator[Proposal]:
-    """Propose more epochs of the leader, and its missing folds."""
-    for configuration in situation.ranked[:1]:
-        yield from lengthen_or_complete(configuration, situation)
+def lengthen_schedules(situation: Situation) -> Iterator[Proposal]:
+    """Propose more epochs of the leader and of the methods without a body."""
+    for configuration in leader_and_cheap_methods(situation):
+        if situation.may_lengthen(configuration):
+            yield lengthen(configuration, situation)
 
 
-def improve_cheap_methods(situation: Situation) -> Iterator[Proposal]:
-    """Propose more epochs and folds of competitive methods without a body."""
-    for configuration in situation.best_by_method.values():
-        is_cheap = not configuration.recipe.uses_body
-        if is_cheap and situation.is_competitive(configuration):
-            yield from lengthen_or_complete(configuration, situation)
+def complete_folds(situation: Situation) -> Iterator[Proposal]:
+    """Propose missing folds of the leader and of competitive methods without a body."""
+    for configuration in leader_and_cheap_methods(situation):
+        if situation.is_competitive(configuration):
+            yield from missing_folds(configuration, situation)
 
 
 def improve_methods(situation: Situation) -> Iterator[Proposal]:
@@ -90,8 +90,8 @@ def start_long_methods(situation: Situation) -> Iterator[Proposal]:
 
 RULES: Sequence[Callable[[Situation], Iterator[Proposal]]] = (
     start_methods,
-    improve_leader,
-    improve_cheap_methods,
+    lengthen_schedules,
+    complete_folds,
     improve_methods,
     start_long_methods,
 )
@@ -163,8 +163,11 @@ def first_configurations(situation: Situation) -> Iterator[Configuration]:
 def share_of_time(configuration: Configuration, situation: Situation) -> float:
     """Return the seconds that the first trial of a method may take.
 
-    Methods without epochs cannot be shortened. They share what is left of the time.
+    A trial of one epoch cannot be shortened: it may take the share of all first trials.
+    Methods without epochs cannot be shortened either. They share what is left.
     """
+    if EPOCHS in configuration.first and configuration.epochs == 1:
+        return SHARE_OF_FIRST_TRIALS * situation.time.seconds_left
     if EPOCHS in configuration.first:
         return SHARE_OF_FIRST_TRIALS * situation.time.total / len(situation.plans)
     num_methods = sum(
@@ -174,12 +177,27 @@ def share_of_time(configuration: Configuration, situation: Situation) -> float:
     return SHARE_OF_FIRST_TRIALS * situation.time.seconds_left / num_methods
 
 
+def leader_and_cheap_methods(situation: Situation) -> Iterator[Configuration]:
+    """Yield the leader, and the best configuration of each method without a body."""
+    for configuration in situation.best_by_method.values():
+        is_leader = configuration is situation.ranked[0]
+        if is_leader or not configuration.recipe.uses_body:
+            yield configuration
+
+
 def lengthen_or_complete(
     configuration: Configuration, situation: Situation
 ) -> Iterator[Proposal]:
     """Propose more epochs if they are expected to help, and then the missing folds."""
     if situation.may_lengthen(configuration):
         yield lengthen(configuration, situation)
+    yield from missing_folds(configuration, situation)
+
+
+def missing_folds(
+    configuration: Configuration, situation: Situation
+) -> Iterator[Proposal]:
+    """Propose the folds that a configuration lacks."""
     for fold in situation.folds.numbers:
         if configuration.lacks(fold):
             yield Proposal(configuration, fold)
