@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 import numpy as np
 import pandas as pd
@@ -45,10 +45,15 @@ from orca_ray.own_data.targets import (
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import BENCHMARK, refuse_build
 from orca_ray.tasks.task import Task
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 
 Encoder = TableInputs | ArrayInputs | AudioInputs
+
+
+_VERSION: Final = 2
+"""Version of the fields of `Preprocessing`."""
 
 
 class Preprocessing(BaseModel):
@@ -59,7 +64,7 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[2] = 2
+    version: Literal[2] = _VERSION
     reading: Options
     """Options with which files are read: columns, keys, axes, colours and rate as in
     training.
@@ -95,15 +100,25 @@ class Preprocessing(BaseModel):
     ) -> Self:
         """Return the preprocessing in a JSON object.
 
-        Raises UserError, which begins with ``where``, if the object is invalid.
+        Raises UserError, which begins with ``where``, if the object is invalid or has
+        the version of another orca-ray.
         """
+        version = content.get("version")
+        if version != _VERSION:
+            raise UserError(
+                f"{where}: the preprocessing of this model has version"
+                f" {quoted(version)}, and orca-ray {__version__} reads version"
+                f" {_VERSION}: install the orca-ray that wrote the model, or run"
+                " orca-sweep adapt again"
+            )
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{where}: no valid preprocessing of version 2: {field}: {first['msg']}"
+                f"{where}: no valid preprocessing of version {_VERSION}: {field}:"
+                f" {first['msg']}"
             ) from error
 
 

@@ -404,7 +404,6 @@ def test_new_classes_are_encoded_or_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"version": 3}, "version"),
         ({"encoder": {"form": "picture"}}, "encoder"),
         ({"more": 1}, "more"),
         ({"target": {"kind": "colour"}}, "target.kind"),
@@ -416,4 +415,11 @@ def test_bad_json_is_refused_by_field(change: dict[str, Any], expected: str) -> 
         UserError,
         match=f"preprocessing.json: no valid preprocessing of version 2: {expected}",
     ):
+        Preprocessing.from_json(content)
+
+
+@pytest.mark.parametrize("version", [1, 3, None, "2"])
+def test_json_of_another_version_is_refused_with_what_to_do(version: object) -> None:
+    content = {**fitted(TABLE).to_json(), "version": version}
+    with pytest.raises(UserError, match=r"has version .*: install .* adapt again"):
         Preprocessing.from_json(content)
