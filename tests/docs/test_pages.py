@@ -39,6 +39,8 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(
     r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+"
 )
+LINE = re.compile(r"- \[[^\]]+\]\([^)]+\): .+\.")
+"""Matches a line of llms.txt: a link and a sentence."""
 NAME = re.compile(r"\borca_ray(?:\.[A-Za-z]\w*)+")
 
 
@@ -144,6 +146,19 @@ def test_what_a_page_names_exists(page: Path) -> None:
             parse_spec(block, str(page))
 
 
+def test_llms_txt_is_a_title_a_summary_and_links_with_a_sentence_each() -> None:
+    file = ROOT / "llms.txt"
+    text = file.read_text()
+    assert links(file, text) == []
+    assert paths(text) == names(text) == commands(text) == []
+    assert re.match(r"# orca-ray\n\n> .+\n", text)
+    _, *sections = re.split(r"^## .+\n\n", text, flags=re.MULTILINE)
+    lines = [line for section in sections for line in section.strip().splitlines()]
+    assert [line for line in lines if not LINE.fullmatch(line)] == []
+    linked = LINK.findall(text)
+    assert sorted(set(linked)) == sorted(linked)
+
+
 def all_options(command: Any) -> set[str]:
     """Return the options of a command and of its subcommands."""
     options = {"--help"}
@@ -187,6 +202,7 @@ def test_the_first_sentence_is_the_same_everywhere() -> None:
     assert project["description"].startswith(sentence.removesuffix("."))
     assert citation["abstract"].startswith(sentence)
     assert help_text == sentence
+    assert f"\n> {sentence} " in (ROOT / "llms.txt").read_text()
 
 
 def test_the_readme_is_short_and_its_output_is_that_of_the_walk_through() -> None:
