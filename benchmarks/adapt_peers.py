@@ -24,10 +24,16 @@ the strongest peer of the kind (one a kind: the best by its geometric mean over 
 kind's sets), with 90 % bootstrap intervals over the outer test; the geometric means
 over all sets, by kind and by half; whether a plain baseline beats `adapt` by more than
 noise; and whether the score and interval that `adapt` reports hold on the outer test.
-``--shapes`` prints the data sets.
+Then, for the selected sets, it compares `adapt` with the strongest of all peers and
+plain baselines (``benchmarks/peers/hindsight.py``). ``--shapes`` prints the data sets.
+
+``--sets old`` selects the 28 sets. ``--sets new`` selects twelve further ones, on which
+nobody had run the search when they were declared (``benchmarks/peers/fresh.py``); one
+of them has three outer splits. Kinds include neither these nor the spoiled sets.
+``--report --sets new`` prints the comparison on the new sets alone.
 
 ``--sets spoiled`` selects further sets, for tuning only, which are in no report
-(``benchmarks/peers/spoiled.py``). The peers for images predict no counts.
+(``benchmarks/peers/spoiled.py``).
 """
 
 # ruff: noqa: T201 - a benchmark prints its table
@@ -42,6 +48,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.peers.hindsight import compare
 from benchmarks.peers.parts import KINDS, DataSet
 from benchmarks.peers.report import report
 from benchmarks.peers.sets import SETS
@@ -56,8 +63,14 @@ from benchmarks.peers.tools import (
 )
 from benchmarks.peers.writing import write
 
-HALVES = ("tuning", "held-back", "spoiled")
-"""What ``--sets`` takes besides kinds and names."""
+HALVES = {
+    "tuning": ("tuning",),
+    "held-back": ("held-back",),
+    "old": ("tuning", "held-back"),
+    "spoiled": ("spoiled",),
+    "new": ("new",),
+}
+"""What ``--sets`` takes besides kinds and names, and the halves that it selects."""
 
 
 def main() -> None:
@@ -79,7 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--sets",
         default="tuning,held-back",
-        help="names, kinds, tuning, held-back or spoiled",
+        help="names, kinds, tuning, held-back, old (both halves), new or spoiled",
     )
     parser.add_argument(
         "--tools",
@@ -116,7 +129,7 @@ def main() -> None:
     if options.shapes:
         print_shapes(sets, options.work.resolve() / "sets")
     elif options.report:
-        print(report(Results(options.out, options.also).lines))
+        print_report(Results(options.out, options.also).lines, sets)
     else:
         results = Results(options.out, options.also, retry=options.retry)
         run_all(
@@ -134,18 +147,22 @@ def chosen_sets(names: Sequence[str]) -> list[DataSet]:
     """Return the data sets of the given names, kinds and halves, in this order;
     KeyError for another name.
 
-    A kind does not include the spoiled sets.
+    A kind does not include the spoiled and the new sets. The name of a set that has
+    several outer splits selects them all.
     """
     chosen: dict[str, DataSet] = {}
     for name in names:
         if name in KINDS:
             selected = [
-                data for data in SETS.values() if data.kind == name and not data.spoiled
+                data
+                for data in SETS.values()
+                if data.kind == name and data.half in HALVES["old"]
             ]
         elif name in HALVES:
-            selected = [data for data in SETS.values() if data.half == name]
+            selected = [data for data in SETS.values() if data.half in HALVES[name]]
         else:
-            selected = [SETS[name]]
+            splits = [data for data in SETS.values() if data.split_of == name]
+            selected = splits or [SETS[name]]
         chosen |= {data.name: data for data in selected}
     return list(chosen.values())
 
@@ -202,6 +219,16 @@ def print_outcome(line: Result) -> None:
         f" {line['seconds']} s",
         flush=True,
     )
+
+
+def print_report(lines: Sequence[Result], sets: Sequence[DataSet]) -> None:
+    """Print the tables of the 28 sets if one of them is selected, and `adapt` beside
+    the best of all other tools on the selected sets.
+    """
+    blocks = [compare(lines, sets)]
+    if any(data.half in HALVES["old"] for data in sets):
+        blocks.insert(0, report(lines))
+    print("\n\n".join(block for block in blocks if block))
 
 
 def print_shapes(sets: Sequence[DataSet], folder: Path) -> None:

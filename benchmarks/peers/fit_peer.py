@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.compose import (
+    TransformedTargetRegressor,
+    make_column_selector,
+    make_column_transformer,
+)
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, SVR
 
 Array = np.ndarray[Any, Any]
 
@@ -212,9 +216,16 @@ def hog_svm(problem: Problem) -> Array:
         np.stack([describe(image) for image in images])
         for images in (problem.x, problem.test_x)
     )
-    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    folds = (StratifiedKFold if problem.classes else KFold)(
+        3, shuffle=True, random_state=0
+    )
+    machine: Any = SVC()
+    if not problem.classes:
+        machine = TransformedTargetRegressor(SVR(), transformer=StandardScaler())
     model = GridSearchCV(
-        make_pipeline(StandardScaler(), SVC()), {"svc__C": [1, 10, 100]}, cv=folds
+        Pipeline([("scaler", StandardScaler()), ("machine", machine)]),
+        {"machine__C" if problem.classes else "machine__regressor__C": [1, 10, 100]},
+        cv=folds,
     )
     predicted: Array = model.fit(x, problem.y).predict(test_x)
     return predicted

@@ -223,10 +223,9 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
-    """Return the classes that a small CNN predicts for ``test_x`` after training on x,
-    [N, H, W, ...], and y [N].
+    """Return the classes or numbers that a small CNN predicts for ``test_x`` after
+    training on x, [N, H, W, ...], and y [N], text or numbers.
     """
-    classes, codes = np.unique(y, return_inverse=True)
     x, test_x = (part.reshape(*part.shape[:3], -1) for part in (x, test_x))
     mean = x.mean((0, 1, 2))
     deviation = x.std((0, 1, 2))
@@ -234,6 +233,13 @@ def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> 
         torch.from_numpy((part - mean) / deviation).float().movedim(-1, 1)
         for part in (x, test_x)
     )
+    if y.dtype.kind == "f":
+        scaled = torch.from_numpy((y - y.mean()) / y.std()).float()
+        model = SmallCnn(inputs.shape[1], 1)
+        train(model, name, inputs, scaled[:, None], nn.MSELoss(), seconds)
+        numbers: Array = outputs(model, test)[:, 0].numpy() * y.std() + y.mean()
+        return numbers
+    classes, codes = np.unique(y, return_inverse=True)
     model = SmallCnn(inputs.shape[1], len(classes))
     train(
         model,

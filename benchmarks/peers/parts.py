@@ -65,6 +65,15 @@ class DataSet:
     """Whether the set was declared after the others; see `images`."""
     spoiled: bool = False
     """Whether the set is one of `spoiled`, which no report has."""
+    new: bool = False
+    """Whether the set is one of `fresh`, prepared after the search was frozen."""
+    split_of: str = ""
+    """Name of the set of which this is one of several outer splits; "": it has one."""
+
+    @property
+    def source(self) -> str:
+        """Name under which the set is counted: that of the set that was split."""
+        return self.split_of or self.name
 
     @property
     def metric(self) -> str:
@@ -73,19 +82,28 @@ class DataSet:
 
     @property
     def half(self) -> str:
-        """``spoiled``, ``tuning`` or ``held-back``: how ``--sets`` selects the set."""
+        """``new``, ``spoiled``, ``tuning`` or ``held-back``: how ``--sets`` selects the
+        set.
+        """
+        if self.new:
+            return "new"
         if self.spoiled:
             return "spoiled"
         return "tuning" if self.tuning else "held-back"
 
 
-def split(x: Inputs, y: Array, test_size: float | int = TEST_SHARE) -> Parts:
+def split(
+    x: Inputs,
+    y: Array,
+    test_size: float | int = TEST_SHARE,
+    seed: int = SPLIT_SEED,
+) -> Parts:
     """Divide samples at random into outer parts, with equal shares of each class.
 
     ``test_size`` is the share or the number of test samples.
     """
     classes = y if y.dtype.kind in "UO" else None
     train_x, test_x, train_y, test_y = train_test_split(
-        x, y, test_size=test_size, random_state=SPLIT_SEED, stratify=classes
+        x, y, test_size=test_size, random_state=seed, stratify=classes
     )
     return Parts(train_x, train_y, test_x, test_y)

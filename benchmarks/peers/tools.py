@@ -217,22 +217,33 @@ def _call_adapt(run: Run, scratch: Path, work: Path) -> Predictions:
     begin = time.monotonic()
     printed = _call(adapt, run.cores, scratch, 180 * run.minutes + 300)
     seconds = round(time.monotonic() - begin, 1)
-    predict: list[str | Path] = [
-        *orca,
-        "predict",
-        model,
-        run.written.test,
-        "-o",
-        out,
-        "--quiet",
-    ]
-    _call(predict, run.cores, scratch, 600)
+    predict: list[str | Path] = [*orca, "predict", model, run.written.test, "--quiet"]
+    _call([*predict, "-o", out], run.cores, scratch, 600)
     answer = json.loads(printed[printed.index("{") :])
     reported = {name: answer[name] for name in REPORTED}
     reported["command_seconds"] = seconds
     reported["commit"] = _commit()
+    reported["held_share"] = _held_share(predict, run, scratch)
     column = pq.read_table(out, columns=["prediction"])["prediction"]
     return Predictions(np.array(column.to_pylist()), reported)
+
+
+def _held_share(predict: Sequence[str | Path], run: Run, scratch: Path) -> float | None:
+    """Return the share of the outer test whose target is in its 90 % interval or set;
+    for fields, of all values. None: the model has no intervals.
+    """
+    out = scratch / "intervals.npz"
+    try:
+        _call([*predict, "-o", out, "--interval", "0.9"], run.cores, scratch, 600)
+    except Failed:
+        return None
+    answers = run.written.answers
+    with np.load(out) as arrays:
+        if run.written.data.target == "classes":
+            is_class = arrays["labels"].astype(str) == answers.astype(str)[:, None]
+            return float((arrays["set"] & is_class).any(axis=1).mean())
+        is_held = (arrays["low"] <= answers) & (answers <= arrays["high"])
+    return float(is_held.mean())
 
 
 def _call(
