@@ -57,7 +57,7 @@ def diamonds() -> Parts:
     quality of the cut, one of five.
     """
     content = packages.read_member(PLOTNINE, "plotnine/data/diamonds.csv")
-    frame = _draw_rows(pd.read_csv(io.BytesIO(content)))
+    frame = _draw_rows(pd.read_csv(io.BytesIO(content)), "cut")
     return split(frame, frame.pop("cut").astype(str).to_numpy(dtype=object))
 
 
@@ -67,13 +67,14 @@ def restaurants() -> Parts:
     """
     member = "causaldata/restaurant_inspections/restaurant_data.csv"
     content = packages.read_member(CAUSALDATA, member)
-    frame = _draw_rows(pd.read_csv(io.BytesIO(content)))
+    frame = _draw_rows(pd.read_csv(io.BytesIO(content)), "inspection_score")
     return split(frame, frame.pop("inspection_score").to_numpy(dtype=np.float64))
 
 
-def _draw_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return different rows in random order, at most `_MOST_ROWS`."""
-    different = frame.drop_duplicates(ignore_index=True)
+def _draw_rows(frame: pd.DataFrame, target: str) -> pd.DataFrame:
+    """Return rows of different inputs in random order, at most `_MOST_ROWS`."""
+    inputs = [name for name in frame if name != target]
+    different = frame.drop_duplicates(inputs, ignore_index=True)
     count = min(_MOST_ROWS, len(different))
     return different.sample(count, random_state=SPLIT_SEED, ignore_index=True)
 

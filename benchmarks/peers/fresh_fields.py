@@ -323,7 +323,8 @@ def _relative(found: Array, expected: Array) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-CHECKS: dict[str, Callable[[], float]] = {
+Check = Callable[[], float]
+CHECKS: dict[str, Check] = {
     "korteweg_de_vries, two solitons": kdv_error,
     "stirred_dye, Taylor-Green vortices": vortex_error,
     "stirred_dye, refined": refined_flow_error,
