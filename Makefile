@@ -6,10 +6,12 @@
 # make boards     build the boards, findings and the help of commands in README.md and docs/ again
 # make page       build the leaderboard's page from page-src (needs Node.js; only after changes there)
 # make docs       build the documentation site from docs/ into build/docs; a link that leads nowhere is an error
+# make release-check  build wheel and source archive, install each in empty environments of PYTHONS, and run commands there
 # make bench      performance tables (not tests), also written to bench/*.json; ORCA_REFERENCE=DIR compares with a
 #                 checkout of the reference implementation
 #
-# Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), WORKERS=4 (parallel test
+# Variables: PYTHON=/path/to/python (default: the first Python >= 3.11.4 on the path), PYTHONS="python3.11 python3.12"
+# RELEASE_EXTRAS=sweep,trees (Pythons and extras of release-check; default: PYTHON, none), WORKERS=4 (parallel test
 # processes; default: one per core, at most 8; 0: none), RESULTS=DIR (where make demo stores its results),
 # CONSTRAINTS=FILE (pip's constraints; python -m benchmarks.lower_bounds prints those of the oldest versions).
 SHELL := bash
@@ -43,7 +45,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input -
 COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 orca_ray $(VENV)/lib > $(VENV)/compile.log 2>&1 || true;)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-all check boards page docs bench venv clean
+.PHONY: demo test test-fast test-all check boards page docs release-check bench venv clean
 
 # $(call stage,title,command) runs a command and prints how long it took.
 define stage
@@ -109,6 +111,9 @@ page:
 
 docs: venv
 	$(BIN)/python -m sphinx -E -n -W --keep-going -q docs build/docs
+
+release-check:
+	$(PYTHON) -m benchmarks.release_check $(or $(PYTHONS),$(PYTHON)) $(if $(RELEASE_EXTRAS),--extras $(RELEASE_EXTRAS))
 
 bench: venv
 	@test -z "$${ORCA_REFERENCE:-}" || $(INSTALL) '.[sweep,dev,bench]'
