@@ -6,7 +6,6 @@ of the code. What is said about GPUs says that no GPU was there.
 
 import re
 import subprocess
-import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -26,7 +25,6 @@ DECISIONS = {
     for name, text in TEXTS.items()
     if re.match(r"docs/decisions/\d", name)
 }
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def git(*arguments: str) -> str:
@@ -171,7 +169,3 @@ def test_the_time_of_examples_is_the_limit_that_they_set() -> None:
 
 def test_doctor_names_the_default_time_of_adapt() -> None:
     assert f"adapt {AdaptOptions.minutes:g} minutes" in _times()
-
-
-def test_the_version_to_cite_is_that_of_the_project() -> None:
-    assert f"Version {PROJECT['version']}}}" in TEXTS["docs/citing.md"]
