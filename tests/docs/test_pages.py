@@ -420,23 +420,27 @@ class Elements(HTMLParser):
             ]
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_the_site(tmp_path: Path) -> None:
-    """Built as ``make docs`` does: a link without a target would end the build."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site as ``make docs`` does: a link without a target ends the build."""
+    folder = tmp_path_factory.mktemp("site")
     command = [
         sys.executable,
         "-c",
         NO_NETWORK,
         "-d",
-        f"{tmp_path}/doctrees",
+        f"{folder}/doctrees",
         *OPTIONS[:-1],
-        f"{tmp_path}/html",
+        f"{folder}/html",
     ]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert build.returncode == 0, build.stderr
-    site = tmp_path / "html"
+    return folder / "html"
 
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_site(site: Path) -> None:
     def text_of(page: str) -> str:
         return (site / page).read_text()
 
@@ -458,3 +462,44 @@ def test_the_site(tmp_path: Path) -> None:
     assert boards == {path.name for path in (ROOT / "docs/stores").iterdir()}
     anchor = 'id="orca_ray.tasks.task.Task.prepare"'
     assert anchor in text_of("reference/python.html")
+
+
+TABLES_OF_A_PAGE = """() => {
+  const sidebar = document.querySelector(".sidebar-drawer").getBoundingClientRect();
+  const tables = [...document.querySelectorAll(".table-wrapper")].map(wrapper => ({
+    clipped: wrapper.scrollWidth > wrapper.clientWidth + 1,
+    columns: wrapper.querySelectorAll("tr:first-child > th").length,
+    share: wrapper.clientWidth / (innerWidth - Math.max(sidebar.right, 0)),
+  }));
+  return {width: document.documentElement.scrollWidth - innerWidth, tables};
+}"""
+"""Returns by how much a page is wider than its window, and its tables. ``share`` is
+that of a table's container in the width beside the navigation."""
+MOST_COLUMNS = 14
+"""Largest number of columns of a table that must fit into a window of 1400 pixels."""
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("width", [1400, 390])
+def test_no_table_makes_a_page_wider_than_its_window(
+    width: int, site: Path, browser: Any
+) -> None:
+    """A table may scroll on a telephone, and with very many columns elsewhere."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems = []
+    num_tables = 0
+    for source in sorted((ROOT / "docs").rglob("*.md")):
+        file = site / source.relative_to(ROOT / "docs").with_suffix(".html")
+        page.goto(file.as_uri())
+        found = page.evaluate(TABLES_OF_A_PAGE)
+        num_tables += len(found["tables"])
+        if found["width"] > 0:
+            problems.append(f"{file.name} is {found['width']} pixels too wide")
+        for table in found["tables"] if width == 1400 else []:
+            uses_width = table["columns"] > MOST_COLUMNS and table["share"] > 0.9
+            if table["clipped"] and not uses_width:
+                problems.append(f"{file.name}: a table is cut: {table}")
+    page.close()
+    assert num_tables > 100
+    assert problems == []
